@@ -1,0 +1,95 @@
+"""``python -m embedded_snowflake --data-dir DIR [--port N]``: run the server in the foreground.
+
+Writes the connection ``embedded`` (loopback address, port, user, a password made once) into ``connections.toml`` of Snowflake's home,
+so that ``snowflake.connector.connect(connection_name="embedded")`` works from any script that has the same ``SNOWFLAKE_HOME``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import secrets
+import socket
+import stat
+import sys
+from pathlib import Path
+
+import tomlkit
+import uvicorn
+
+from embedded_snowflake.server import Configuration, EmbeddedSnowflake
+
+CONNECTION = "embedded"
+DEFAULT_PORT = 8765
+DEFAULT_SENTIMENT_MODEL = "customer_insights.sentiment_models:embedded_default"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="embedded_snowflake", description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True, help="where tables, stages, jobs and models are kept")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 chooses a free one (default: %(default)s)")
+    parser.add_argument(
+        "--connections-file",
+        type=Path,
+        help="connections.toml to write (default: connections.toml beside the data directory)",
+    )
+    parser.add_argument("--database", default="HOL_DB", help="database of the connection (default: %(default)s)")
+    parser.add_argument("--schema", default="HOL_SCHEMA", help="schema of the connection (default: %(default)s)")
+    parser.add_argument("--warehouse", default="HOL_WAREHOUSE", help="warehouse of the connection")
+    parser.add_argument(
+        "--sentiment-model",
+        default=DEFAULT_SENTIMENT_MODEL,
+        help="module:callable whose result answers AI_SENTIMENT by score(texts) (default: %(default)s)",
+    )
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    os.umask(0o077)
+    options.data_dir.mkdir(parents=True, exist_ok=True)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", options.port))
+    except OSError as error:
+        print(f"port {options.port} on 127.0.0.1 is taken ({error.strerror}): choose another with --port", file=sys.stderr)
+        return 1
+    port = listener.getsockname()[1]
+    file = options.connections_file or options.data_dir.resolve().parent / "connections.toml"
+    password = write_connection(file, port, options.database, options.schema, options.warehouse)
+    server = EmbeddedSnowflake(
+        Configuration(options.data_dir.resolve(), port, CONNECTION, password, options.sentiment_model)
+    )
+    print(f"embedded Snowflake listens on 127.0.0.1:{port}; connection '{CONNECTION}' is in {file}", flush=True)
+    uvicorn.Server(uvicorn.Config(server.app(), log_level="warning", lifespan="on")).run(sockets=[listener])
+    return 0
+
+
+def write_connection(file: Path, port: int, database: str, schema: str, warehouse: str) -> str:
+    """Write the connection and return its password, which is kept from one start to the next; other connections stay."""
+    document = tomlkit.parse(file.read_text()) if file.exists() else tomlkit.document()
+    known = document.get(CONNECTION, {})
+    password = str(known.get("password") or secrets.token_urlsafe(24))
+    document[CONNECTION] = {
+        "account": CONNECTION,
+        "user": CONNECTION,
+        "password": password,
+        "host": "127.0.0.1",
+        "port": port,
+        "protocol": "http",
+        "database": database,
+        "schema": schema,
+        "warehouse": warehouse,
+        # The connector's own limits are minutes to endless; this server is on this machine or it is not running.
+        "login_timeout": 10,
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(tomlkit.dumps(document))
+    # The connector refuses a connections file that others can read.
+    partial.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    partial.replace(file)
+    return password
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,131 @@
+"""The table of statement -> handler: what is served besides fakesnow's SQL, and how an answer is given.
+
+A module that serves statements marks its functions with ``@statement(pattern)``; the patterns together are the list of what is served.
+What a statement does belongs in the module of its concern (stages, compute_pools, jobs, models, ai_functions), not here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sqlglot import exp
+
+if TYPE_CHECKING:
+    from fakesnow.fakes import FakeSnowflakeConnection
+
+    from embedded_snowflake.server import EmbeddedSnowflake
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement as a client sent it. ``binds`` are the values of its ``?`` placeholders."""
+
+    server: EmbeddedSnowflake
+    connection: FakeSnowflakeConnection
+    sql: str
+    binds: Sequence[Any] | dict[str, Any] | None
+    match: re.Match[str]
+
+    def group(self, name: str) -> str | None:
+        return self.match.group(name)
+
+
+@dataclass(frozen=True)
+class Sql:
+    """Answer with this SQL (Snowflake dialect) instead, through fakesnow. The binds of the statement go with it when kept."""
+
+    sql: str
+    keep_binds: bool = False
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Answer with the file-transfer document that the connector's PUT and GET expect."""
+
+    data: dict[str, Any]
+
+
+Answer = Sql | Transfer
+Handler = Callable[[Statement], Answer]
+
+
+@dataclass(frozen=True)
+class Served:
+    """One line of the table of what is served."""
+
+    pattern: re.Pattern[str]
+    handler: Handler
+    summary: str
+
+
+SERVED: list[Served] = []
+
+
+def statement(pattern: str) -> Callable[[Handler], Handler]:
+    """Serve the statements that ``pattern`` matches in full, ignoring case; blanks in it stand for any white space."""
+    flexible = pattern.strip().replace(" ", r"\s+")
+
+    def register(handler: Handler) -> Handler:
+        summary = (handler.__doc__ or handler.__name__).strip().splitlines()[0]
+        SERVED.append(Served(re.compile(rf"\s*{flexible}\s*;?\s*\Z", re.IGNORECASE | re.DOTALL), handler, summary))
+        return handler
+
+    return register
+
+
+def find(sql: str) -> tuple[Served, re.Match[str]] | None:
+    """The handler that serves ``sql``, or None where fakesnow shall answer it."""
+    for served in SERVED:
+        if match := served.pattern.match(sql):
+            return served, match
+    return None
+
+
+def literal(value: object) -> str:
+    """An SQL literal in Snowflake's dialect."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, (int, float)):
+        return str(value)
+    return exp.Literal.string(str(value)).sql(dialect="snowflake")
+
+
+def rows(columns: Sequence[str], values: Sequence[Sequence[object]]) -> Sql:
+    """Answer with these rows; a column that holds no integer in the first row is text, as in Snowflake's SHOW output."""
+    if not values:
+        empty = ", ".join(f'NULL::STRING AS "{column}"' for column in columns)
+        return Sql(f"SELECT {empty} WHERE FALSE")
+    selects = [
+        "SELECT " + ", ".join(f'{literal(value)} AS "{column}"' for column, value in zip(columns, row, strict=True))
+        for row in values
+    ]
+    return Sql(" UNION ALL ".join(selects))
+
+
+def status(message: str) -> Sql:
+    """Answer with the one-cell ``status`` row of Snowflake's DDL."""
+    return rows(["status"], [[message]])
+
+
+@dataclass
+class Options:
+    """``KEY = value`` pairs as DDL has them, keys in upper case, quotes taken off."""
+
+    values: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str | None) -> Options:
+        pairs = re.findall(r"(\w+)\s*=\s*('(?:[^']|'')*'|\([^)]*\)|[^\s,]+)", text or "")
+        return cls({key.upper(): _unquote(value) for key, value in pairs})
+
+    def get(self, key: str, default: str = "") -> str:
+        return self.values.get(key, default)
+
+
+def _unquote(value: str) -> str:
+    return value[1:-1].replace("''", "'") if value.startswith("'") else value
