@@ -60,7 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
         Configuration(options.data_dir.resolve(), port, CONNECTION, password, options.sentiment_model)
     )
     print(f"embedded Snowflake listens on 127.0.0.1:{port}; connection '{CONNECTION}' is in {file}", flush=True)
-    uvicorn.Server(uvicorn.Config(server.app(), log_level="warning", lifespan="on")).run(sockets=[listener])
+    # Clients keep their connections open; without a limit a stop would wait for the last of them.
+    configuration = uvicorn.Config(server.app(), log_level="warning", lifespan="on", timeout_graceful_shutdown=3)
+    uvicorn.Server(configuration).run(sockets=[listener])
     return 0
 
 
