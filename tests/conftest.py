@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -30,18 +30,22 @@ class Embedded:
 
     home: Path
     process: subprocess.Popen[str]
+    # A client that is still open when the server stops retries for a minute and a half as Python exits.
+    opened: list = field(default_factory=list)
 
     def connect(self):
         """A new connection of snowflake-connector-python."""
         import snowflake.connector
 
-        return snowflake.connector.connect(connection_name="embedded")
+        self.opened.append(snowflake.connector.connect(connection_name="embedded"))
+        return self.opened[-1]
 
     def session(self):
         """A new Snowpark session."""
         from snowflake.snowpark import Session
 
-        return Session.builder.config("connection_name", "embedded").create()
+        self.opened.append(Session.builder.config("connection_name", "embedded").create())
+        return self.opened[-1]
 
 
 def start_embedded(home: Path, *options: str) -> Embedded:
@@ -69,6 +73,8 @@ def start_embedded(home: Path, *options: str) -> Embedded:
 
 def stop_embedded(server: Embedded) -> None:
     """Ask the server to stop as Ctrl-C does, and wait until it has."""
+    for client in server.opened:
+        client.close()
     server.process.terminate()
     server.process.wait(timeout=60)
 
