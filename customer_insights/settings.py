@@ -1,0 +1,86 @@
+"""Every setting once. Defaults are the names of Snowflake's quickstart "Build ML models for customer conversions".
+
+A setting is changed by an environment variable with the prefix ``CUSTOMER_INSIGHTS_`` (``CUSTOMER_INSIGHTS_COMPUTE_POOL=MY_POOL``) or by
+the same line in ``.env`` at the root of the checkout. How to reach Snowflake is not here: that is the connection of
+``connections.toml``. What a table looks like is in ``tables``.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from customer_insights.identifiers import validated
+
+Identifier = Annotated[str, AfterValidator(validated)]
+
+
+class Settings(BaseSettings):
+    """Names of Snowflake objects, models and limits."""
+
+    model_config = SettingsConfigDict(env_prefix="CUSTOMER_INSIGHTS_", env_file=".env", extra="ignore", frozen=True)
+
+    # Snowflake's objects
+    connection: str = Field("embedded", description="connection of connections.toml; SNOWFLAKE_DEFAULT_CONNECTION_NAME")
+    database: Identifier = "HOL_DB"
+    schema_name: Identifier = "HOL_SCHEMA"
+    warehouse: Identifier = "HOL_WAREHOUSE"
+    compute_pool: Identifier = "HOL_COMPUTE_POOL"
+    compute_pool_family: Identifier = "CPU_X64_M"
+    compute_pool_max_nodes: int = Field(2, ge=1)
+    review_stage: Identifier = Field("REVIEWS", description="the stage that new review files arrive on")
+    payload_stage: Identifier = Field("PAYLOAD_STAGE", description="where job code is uploaded, by code version")
+    work_stage: Identifier = Field("WORK_STAGE", description="where jobs exchange Parquet and messages, by run")
+    model_stage: Identifier = Field("MODEL_STAGE", description="weights that jobs load from a stage")
+    model_name: Identifier = "CONVERSION_MODEL"
+
+    # how the jobs run
+    target_instances: int = Field(1, ge=1, description="nodes of a scoring job")
+    queue_timeout_seconds: float = Field(1800, gt=0)
+    run_timeout_seconds: float = Field(4 * 3600, gt=0)
+    partition_start: str = Field("2026-01-01", description="first day (UTC) on which files may have arrived")
+    timezone: str = Field("UTC", description="time zone of the schedules")
+    schedules_on: bool = Field(False, description="start schedules, sensors and automation as soon as they are loaded")
+
+    # ingest
+    max_review_characters: int = Field(1_000_000, ge=1, description="a longer review is rejected with its length")
+
+    # sentiment: Cortex reads these languages, the job on the compute pool reads the rest
+    sentiment_cortex_languages: Annotated[tuple[str, ...], NoDecode, AfterValidator(tuple)] = (
+        "en", "fr", "de", "hi", "it", "es", "pt",
+    )  # fmt: skip
+    sentiment_model: str = Field("use", description="'use', 'e5', or a Hugging Face name or stage path for transformers")
+    sentiment_revision: str | None = None
+
+    # quality: the labels are the hypotheses of the quickstart's zero-shot classifier
+    quality_labels: tuple[str, ...] = (
+        "detailed with specific information and experience",
+        "basic accurate information",
+        "generic brief with no details",
+    )
+    quality_hypothesis_template: str = "This review is {}."
+    quality_model: str = Field("embedded", description="'embedded', or a Hugging Face name or stage path")
+    quality_revision: str | None = None
+
+    # the purchase model
+    minimum_training_rows: int = Field(200, ge=20)
+    promotion_tolerance: float = Field(0.005, ge=0, description="AUC by which a challenger may fall short of the champion")
+
+    # credits an hour of one node of the pool's family (Snowflake's consumption table); for the estimate in metadata
+    credits_per_node_hour: float = 0.22
+    reject_share_limit: float = Field(0.05, ge=0, le=1, description="share of rejected rows above which a check fails")
+
+    @property
+    def qualified_schema(self) -> str:
+        return f"{self.database}.{self.schema_name}"
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
+
+
