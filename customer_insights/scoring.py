@@ -1,0 +1,102 @@
+"""Scoring reviews in batches on a Ray cluster: unload what is not scored, score it with one model an actor, publish it at once.
+
+What a score is belongs in ``sentiment`` and ``quality``. Memory is bounded by the files of the unload: an actor holds one at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from customer_insights import publish, stage_files
+from customer_insights.tables import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from snowflake.snowpark import Session
+
+# An actor that dies (out of memory, a lost node) is started again, and its file is scored again, this many times.
+ACTOR_RESTARTS = 2
+
+
+@dataclass(frozen=True)
+class ScoringReport:
+    """What a scoring job did. ``seconds`` is from the first statement to the last."""
+
+    rows: int
+    inserted: int
+    updated: int
+    actors: int
+    nodes: int
+    seconds: float
+    files: int
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def score_pending(
+    session: Session,
+    *,
+    pending: str,
+    binds: Sequence[object],
+    table: Table,
+    prefix: str,
+    run_id: str,
+    make_scorer: Callable[[], Callable[[pd.DataFrame], pd.DataFrame]],
+) -> ScoringReport:
+    """Score the rows of the query ``pending`` and merge them into ``table``.
+
+    Args:
+        pending: query with the columns UUID, TEXT_HASH, REVIEW_TEXT, LANGUAGE and ARRIVAL_DATE, one row a review.
+        prefix: stage location of this run (``@WORK_STAGE/<run id>/...``); it is removed at the end, also after an error.
+        make_scorer: called once in every actor; its result turns a frame of pending rows into a frame with the score columns
+            of ``table``, in the same order.
+    """
+    import ray
+
+    started = time.monotonic()
+    texts, scores = f"{prefix}/pending", f"{prefix}/scores"
+    try:
+        publish.unload(session, pending, texts, binds)
+        files = stage_files.list_names(session, texts)
+        if not files:
+            return ScoringReport(0, 0, 0, 0, 0, time.monotonic() - started, 0)
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        slots = max(1, min(len(files), int(ray.cluster_resources().get("CPU", 1))))
+        actors = [_scorer_actor().remote(make_scorer, table, scores, run_id) for _ in range(slots)]
+        rows = sum(ray.util.ActorPool(actors).map_unordered(lambda actor, file: actor.score.remote(file), files))
+        merged = publish.merge(session, table, scores)
+        return ScoringReport(
+            rows, merged.inserted, merged.updated, slots, len(nodes), time.monotonic() - started, len(files)
+        )
+    finally:
+        stage_files.remove(session, prefix)
+
+
+def _scorer_actor() -> Any:
+    import ray
+
+    @ray.remote(num_cpus=1, max_restarts=ACTOR_RESTARTS, max_task_retries=ACTOR_RESTARTS, scheduling_strategy="SPREAD")
+    class Scorer:
+        """Holds one model and scores one file at a time."""
+
+        def __init__(self, make_scorer: Callable, table: Table, scores: str, run_id: str) -> None:
+            self._score = make_scorer()
+            self._table, self._scores, self._run_id = table, scores, run_id
+
+        def score(self, file: str) -> int:
+            """Score one file of pending rows; written under the same name, so that a retry overwrites its own."""
+            from customer_insights.job_session import job_session
+
+            session = job_session()
+            pending = stage_files.read_parquet(session, file)
+            scored = pending[["UUID", "TEXT_HASH", "LANGUAGE", "ARRIVAL_DATE"]].join(self._score(pending))
+            scored["SCORED_AT"] = datetime.now(UTC).replace(tzinfo=None)
+            scored["RUN_ID"] = self._run_id
+            name = file.rsplit("/", 1)[-1]
+            stage_files.write_parquet(session, scored[list(self._table.column_names)], f"{self._scores}/{name}")
+            return len(scored)
+
+    return Scorer
