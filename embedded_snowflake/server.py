@@ -12,14 +12,16 @@ import importlib
 import json
 import logging
 import threading
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import duckdb
 import fakesnow.server as fakesnow_server
 from fakesnow import info_schema, macros
 from fakesnow.converter import from_binding
+from fakesnow.cursor import FakeSnowflakeCursor
 from fakesnow.instance import FakeSnow
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -30,6 +32,9 @@ from starlette.routing import Route
 from embedded_snowflake import statements
 from embedded_snowflake.catalog import Catalog
 from embedded_snowflake.errors import ProgrammingError
+
+if TYPE_CHECKING:
+    from fakesnow.fakes import FakeSnowflakeConnection
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +73,8 @@ class EmbeddedSnowflake:
         self.lock = threading.RLock()
         # fakesnow's routes reach their instance by this module attribute.
         fakesnow_server.shared_fs = self.fakesnow
+        for starter in statements.STARTERS:
+            starter(self)
 
     def _attach_databases(self) -> None:
         for file in sorted(self.databases_dir.glob("*.db")):
@@ -113,19 +120,14 @@ class EmbeddedSnowflake:
         """Answer a statement by the table of handlers, and by fakesnow where none serves it."""
         body = _json(await request.body(), request)
         sql = str(body.get("sqlText", ""))
-        found = statements.find(sql)
-        if not found:
-            return await fakesnow_server.query_request(request)
-        served, match = found
         try:
             connection = fakesnow_server.to_conn(fakesnow_server.to_token(request))
         except fakesnow_server.ServerError as error:
             return JSONResponse(
                 {"data": None, "code": error.code, "message": error.message, "success": False}, error.status_code
             )
-        statement = statements.Statement(self, connection, sql, _binds(body), match)
         try:
-            answer = await run_in_threadpool(served.handler, statement)
+            answer = await run_in_threadpool(self._answer, connection, sql, _binds(body))
         except ProgrammingError as error:
             return _failure(error.errno or 0, error.sqlstate or "", str(error.raw_msg or error.msg))
         except Exception as error:
@@ -133,11 +135,48 @@ class EmbeddedSnowflake:
             return _failure(603, "XX000", f"embedded server: {type(error).__name__}: {error}")
         if isinstance(answer, statements.Transfer):
             return JSONResponse({"data": answer.data, "success": True})
-        body["sqlText"] = answer.sql
-        if not answer.keep_binds:
-            body.pop("bindings", None)
-        _replace_body(request, body)
-        return await fakesnow_server.query_request(request)
+        if answer.sql != sql or not answer.keep_binds:
+            body["sqlText"] = answer.sql
+            if not answer.keep_binds:
+                body.pop("bindings", None)
+            _replace_body(request, body)
+        response = await fakesnow_server.query_request(request)
+        if response.status_code >= 500:
+            # The connector repeats a statement for minutes on an HTTP 500 before it shows anything.
+            message = json.loads(bytes(response.body)).get("message", "")
+            return _failure(603, "XX000", f"embedded server: {message}; see its log")
+        return response
+
+    def _answer(
+        self, connection: FakeSnowflakeConnection, sql: str, binds: Sequence[Any] | dict[str, Any] | None
+    ) -> statements.Answer:
+        found = statements.find(sql)
+        answer: statements.Answer = statements.Sql(sql, keep_binds=True)
+        if found:
+            served, match = found
+            answer = served.handler(statements.Statement(self, connection, sql, binds, match))
+        if isinstance(answer, statements.Transfer):
+            return answer
+        return replace(answer, sql=statements.rewrite(self, connection, answer.sql))
+
+
+@contextlib.contextmanager
+def _engine_errors() -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        # fakesnow reports an engine's error that it does not know without its text.
+        message = str(error)
+        _, in_python, reason = message.partition("Python exception occurred while executing the UDF: ")
+        if in_python:
+            raise ProgrammingError(
+                msg=f"Python Interpreter Error:\n{reason}", errno=100357, sqlstate="P0000"
+            ) from error
+        raise ProgrammingError(msg=message, errno=603, sqlstate="XX000") from error
+
+
+# Every statement that fakesnow runs or describes passes here; a decorator is less to keep up with than a copy of its route.
+FakeSnowflakeCursor._execute = _engine_errors()(FakeSnowflakeCursor._execute)
 
 
 def _json(raw: bytes, request: Request) -> dict[str, Any]:

@@ -84,6 +84,53 @@ def find(sql: str) -> tuple[Served, re.Match[str]] | None:
     return None
 
 
+@dataclass(frozen=True)
+class Query:
+    """SQL on its way to fakesnow, whatever statement it is part of."""
+
+    server: EmbeddedSnowflake
+    connection: FakeSnowflakeConnection
+    sql: str
+
+
+@dataclass(frozen=True)
+class Rewriter:
+    """Snowflake syntax that fakesnow does not read, put in words that it does."""
+
+    marker: re.Pattern[str]
+    rewrite: Callable[[Query], str]
+
+
+REWRITERS: list[Rewriter] = []
+
+
+def rewriter(marker: str) -> Callable[[Callable[[Query], str]], Callable[[Query], str]]:
+    """Pass SQL in which ``marker`` is found anywhere (ignoring case) through this function before fakesnow sees it."""
+
+    def register(rewrite: Callable[[Query], str]) -> Callable[[Query], str]:
+        REWRITERS.append(Rewriter(re.compile(marker, re.IGNORECASE), rewrite))
+        return rewrite
+
+    return register
+
+
+def rewrite(server: EmbeddedSnowflake, connection: FakeSnowflakeConnection, sql: str) -> str:
+    """``sql`` after every rewriter whose marker is in it. A marker may be inside a literal: rewriters look at tokens."""
+    for known in REWRITERS:
+        if known.marker.search(sql):
+            sql = known.rewrite(Query(server, connection, sql))
+    return sql
+
+
+STARTERS: list[Callable[[EmbeddedSnowflake], None]] = []
+
+
+def at_start(starter: Callable[[EmbeddedSnowflake], None]) -> Callable[[EmbeddedSnowflake], None]:
+    """Call this once for a new server, when its databases and its catalogue are open."""
+    STARTERS.append(starter)
+    return starter
+
+
 def literal(value: object) -> str:
     """An SQL literal in Snowflake's dialect."""
     if value is None:
