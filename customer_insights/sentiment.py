@@ -5,10 +5,11 @@ Which reviews have no score yet, and the statements that score them, belong here
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from customer_insights.pending import Query, Window, pending
 from customer_insights.settings import Settings
+from customer_insights.tables import REVIEW_SENTIMENT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,49 +24,21 @@ CORTEX_REVISION = "2025-07"
 CLASS_SCORES = {"positive": 1.0, "neutral": 0.0, "mixed": 0.0, "negative": -1.0}
 
 
-@dataclass(frozen=True)
-class Window:
-    """Days of arrival (UTC, ISO dates), both included."""
-
-    start: str
-    end: str
-
-
-@dataclass(frozen=True)
-class Query:
-    """A statement and the values of its ``?`` placeholders."""
-
-    sql: str
-    binds: tuple[object, ...]
-
-
 def cortex_pending(settings: Settings, window: Window) -> Query:
     """Reviews in Cortex's languages that Cortex has not scored."""
-    return _pending(settings, window, CORTEX_MODEL, CORTEX_REVISION, of_cortex=True)
+    return pending(REVIEW_SENTIMENT, window, CORTEX_MODEL, CORTEX_REVISION, _of_cortex(settings, True))
 
 
 def model_pending(settings: Settings, window: Window, model: str, revision: str) -> Query:
     """Reviews in the other languages that this revision of the model has not scored."""
-    return _pending(settings, window, model, revision, of_cortex=False)
+    return pending(REVIEW_SENTIMENT, window, model, revision, _of_cortex(settings, False))
 
 
-def _pending(settings: Settings, window: Window, model: str, revision: str, of_cortex: bool) -> Query:
+def _of_cortex(settings: Settings, wanted: bool) -> Query:
     languages = settings.sentiment_cortex_languages
-    marks = ", ".join("?" for _ in languages)
-    membership = f"r.LANGUAGE {'' if of_cortex else 'NOT '}IN ({marks})" if languages else str(not of_cortex).upper()
-    return Query(
-        "SELECT r.UUID, r.TEXT_HASH, r.REVIEW_TEXT, r.LANGUAGE, r.ARRIVAL_DATE\n"
-        "FROM RAW_REVIEWS AS r\n"
-        "LEFT JOIN REVIEW_SENTIMENT AS s\n"
-        "  ON s.UUID = r.UUID AND s.TEXT_HASH = r.TEXT_HASH AND s.MODEL = ? AND s.REVISION = ?\n"
-        f"WHERE r.ARRIVAL_DATE BETWEEN ?::DATE AND ?::DATE AND {membership} AND s.UUID IS NULL",
-        (model, revision, window.start, window.end, *languages),
-    )
-
-
-def count(session: Session, query: Query) -> int:
-    """Number of rows of a query."""
-    return int(session.sql(f"SELECT COUNT(*) AS N FROM ({query.sql}) AS q", params=list(query.binds)).collect()[0]["N"])
+    if not languages:
+        return Query(str(not wanted).upper(), ())
+    return Query(f"r.LANGUAGE {'' if wanted else 'NOT '}IN ({', '.join('?' for _ in languages)})", languages)
 
 
 def score_with_cortex(session: Session, settings: Settings, window: Window, run_id: str) -> int:

@@ -1,0 +1,48 @@
+"""What is not done yet: a window of days, the query of the reviews that lack a score, and its count.
+
+The statement is the same for every score: a review is done when its very text was scored by that revision of that model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from customer_insights.tables import Table
+
+if TYPE_CHECKING:
+    from snowflake.snowpark import Session
+
+
+@dataclass(frozen=True)
+class Window:
+    """Days of arrival (UTC, ISO dates), both included."""
+
+    start: str
+    end: str
+
+
+@dataclass(frozen=True)
+class Query:
+    """A statement and the values of its ``?`` placeholders."""
+
+    sql: str
+    binds: tuple[object, ...]
+
+
+def pending(table: Table, window: Window, model: str, revision: str, condition: Query | None = None) -> Query:
+    """Reviews of the window that have no row in ``table`` for their text by this revision of the model."""
+    extra = f" AND {condition.sql}" if condition else ""
+    return Query(
+        "SELECT r.UUID, r.TEXT_HASH, r.REVIEW_TEXT, r.LANGUAGE, r.ARRIVAL_DATE\n"
+        "FROM RAW_REVIEWS AS r\n"
+        f"LEFT JOIN {table.name} AS s\n"
+        "  ON s.UUID = r.UUID AND s.TEXT_HASH = r.TEXT_HASH AND s.MODEL = ? AND s.REVISION = ?\n"
+        f"WHERE r.ARRIVAL_DATE BETWEEN ?::DATE AND ?::DATE AND s.UUID IS NULL{extra}",
+        (model, revision, window.start, window.end, *(condition.binds if condition else ())),
+    )
+
+
+def count(session: Session, query: Query) -> int:
+    """Number of rows of a query."""
+    return int(session.sql(f"SELECT COUNT(*) AS N FROM ({query.sql}) AS q", params=list(query.binds)).collect()[0]["N"])

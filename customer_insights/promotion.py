@@ -1,0 +1,97 @@
+"""The gate between challenger and champion, by SQL on the registry: who challenges, what was measured, and the move of the alias.
+
+Reads the metrics that training stored with the version; computing them is ``conversion``'s.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from customer_insights.identifiers import validated
+from customer_insights.settings import Settings
+
+if TYPE_CHECKING:
+    from snowflake.snowpark import Session
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of the model in the registry."""
+
+    name: str
+    aliases: tuple[str, ...]
+    is_default: bool
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether the challenger may be promoted, and each condition with what was found."""
+
+    challenger: Version
+    champion: Version | None
+    conditions: dict[str, tuple[bool, str]]
+
+    @property
+    def passed(self) -> bool:
+        return all(passed for passed, _ in self.conditions.values())
+
+
+def versions(session: Session, settings: Settings) -> list[Version]:
+    """Every version of the model, the oldest first; empty when there is no model."""
+    name = validated(settings.model_name)
+    if not session.sql(f"SHOW MODELS LIKE '{name}' IN SCHEMA {settings.qualified_schema}").collect():
+        return []
+    rows = session.sql(f"SHOW VERSIONS IN MODEL {settings.qualified_schema}.{name}").collect()
+    return [_version(row.as_dict()) for row in rows]
+
+
+def _version(row: dict[str, Any]) -> Version:
+    metadata = json.loads(row.get("metadata") or "{}")
+    return Version(
+        name=row["name"],
+        aliases=tuple(json.loads(row["aliases"]) if isinstance(row["aliases"], str) else row["aliases"] or ()),
+        is_default=str(row["is_default_version"]).lower() == "true",
+        metrics=metadata.get("metrics", {}),
+    )
+
+
+def with_alias(found: list[Version], alias: str) -> Version | None:
+    """The version that has the alias, if any."""
+    return next((version for version in found if alias in version.aliases), None)
+
+
+def decide(challenger: Version, champion: Version | None, settings: Settings) -> Decision:
+    """Compare the challenger with the prior, and with the champion on the same test rows."""
+    measured = challenger.metrics
+    auc, prior_loss = float(measured["challenger_roc_auc"]), float(measured["prior_log_loss"])
+    loss = float(measured["challenger_log_loss"])
+    conditions = {
+        "better_than_chance": (
+            float(measured["challenger_roc_auc_low"]) > 0.5,
+            f"ROC-AUC {auc:.3f}, lower end of its interval {float(measured['challenger_roc_auc_low']):.3f}, must exceed 0.5",
+        ),
+        "better_than_the_prior": (loss < prior_loss, f"log loss {loss:.4f} must be below the prior's {prior_loss:.4f}"),
+    }
+    if champion and champion.name != challenger.name and "champion_roc_auc" in measured:
+        in_service = float(measured["champion_roc_auc"])
+        conditions["not_worse_than_the_champion"] = (
+            auc >= in_service - settings.promotion_tolerance,
+            f"ROC-AUC {auc:.4f} must reach the champion's {in_service:.4f} less {settings.promotion_tolerance} "
+            f"({champion.name}, same test rows)",
+        )
+    return Decision(challenger, champion, conditions)
+
+
+def promote(session: Session, settings: Settings, version: str) -> None:
+    """Move the alias CHAMPION and the default version to ``version``; nothing happens where they are there already."""
+    found = versions(session, settings)
+    model = f"{settings.qualified_schema}.{validated(settings.model_name)}"
+    current = with_alias(found, "CHAMPION")
+    if current and current.name != version:
+        session.sql(f"ALTER MODEL {model} VERSION CHAMPION UNSET ALIAS").collect()
+    if not current or current.name != version:
+        session.sql(f"ALTER MODEL {model} VERSION {validated(version)} SET ALIAS = CHAMPION").collect()
+    session.sql(f"ALTER MODEL {model} SET DEFAULT_VERSION = {validated(version)}").collect()
