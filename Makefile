@@ -1,0 +1,72 @@
+# `make help` lists what there is. Everything is installed into .venv; nothing is changed outside of this folder.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Where Snowflake's clients find connections.toml, and which of its connections is used: the embedded server unless told otherwise.
+export SNOWFLAKE_HOME ?= $(CURDIR)/.snowflake
+export SNOWFLAKE_DEFAULT_CONNECTION_NAME ?= embedded
+export DAGSTER_HOME ?= $(CURDIR)/.dagster
+export HF_HUB_OFFLINE ?= 1
+export RAY_USAGE_STATS_ENABLED ?= 0
+export TOKENIZERS_PARALLELISM ?= false
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo ui embedded stop test lint format typecheck bench models clean browser
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt requirements/hashed.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else "Python 3.11 or 3.12 is needed, this is %d.%d: make PYTHON=/path/to/python3.11 ..." % v)'
+	@echo "installing into $(VENV) (once; a few minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip -c constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/hashed.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(STAMP) ## install everything into .venv
+	@$(BIN)/python -m customer_insights.sample_data fetch .cache/sample_data
+
+demo: setup ## run the whole pipeline on the embedded Snowflake and show what came out
+	@$(BIN)/customer-insights demo
+
+ui: setup ## open Dagster on the same data (http://127.0.0.1:3000)
+	@$(BIN)/customer-insights ui
+
+embedded: setup ## run the embedded Snowflake alone, in the foreground
+	@$(BIN)/python -m embedded_snowflake --data-dir $(SNOWFLAKE_HOME)/data
+
+stop: ## stop the embedded Snowflake that demo or ui started
+	@test ! -x $(BIN)/customer-insights || $(BIN)/customer-insights stop
+
+browser: ## install Chromium for the browser tests (Debian, Ubuntu)
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	  { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-noto-cjk >/dev/null; \
+	    else echo "Chromium is missing: install it (apt-get install chromium); the browser tests are skipped without it"; fi; }
+
+test: setup browser lint typecheck ## run every test and check
+	@$(BIN)/python -m pytest
+
+lint: setup ## ruff and the import contracts
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache
+
+format: setup ## let ruff rewrite
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+typecheck: setup
+	@$(BIN)/basedpyright --level error
+
+bench: setup ## run the benchmarks
+	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+models: setup ## train the small models of the embedded default again
+	@$(BIN)/python training/train_sentiment.py && $(BIN)/python training/train_quality_nli.py
+
+clean: stop ## remove the environment and everything that the commands made
+	@rm -rf $(VENV) .snowflake .cache build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@find .dagster -mindepth 1 ! -name dagster.yaml -delete
