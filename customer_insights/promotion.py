@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from customer_insights.errors import PermanentError
 from customer_insights.identifiers import validated
 from customer_insights.settings import Settings
 
@@ -95,3 +96,26 @@ def promote(session: Session, settings: Settings, version: str) -> None:
     if not current or current.name != version:
         session.sql(f"ALTER MODEL {model} VERSION {validated(version)} SET ALIAS = CHAMPION").collect()
     session.sql(f"ALTER MODEL {model} SET DEFAULT_VERSION = {validated(version)}").collect()
+
+
+def trained_on(found: list[Version], training_set: str, code_version: str) -> Version | None:
+    """The newest version that was trained on this very training set by this code."""
+    matching = [
+        version
+        for version in found
+        if str(version.metrics.get("training_set")) == training_set
+        and str(version.metrics.get("training_code_version")) == code_version
+    ]
+    return matching[-1] if matching else None
+
+
+def in_service(session: Session, settings: Settings) -> Version:
+    """The champion.
+
+    Raises:
+        PermanentError: no version has been promoted.
+    """
+    served = with_alias(versions(session, settings), "CHAMPION")
+    if served is None:
+        raise PermanentError(f"no version of {settings.model_name} is CHAMPION: materialize conversion_model and champion")
+    return served

@@ -10,12 +10,17 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from customer_insights.identifiers import validated
 
 Identifier = Annotated[str, AfterValidator(validated)]
+
+
+def _words(value: object) -> object:
+    """A comma-separated text as a tuple, so that an environment variable can hold several languages."""
+    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -49,7 +54,7 @@ class Settings(BaseSettings):
     max_review_characters: int = Field(1_000_000, ge=1, description="a longer review is rejected with its length")
 
     # sentiment: Cortex reads these languages, the job on the compute pool reads the rest
-    sentiment_cortex_languages: Annotated[tuple[str, ...], NoDecode, AfterValidator(tuple)] = (
+    sentiment_cortex_languages: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = (
         "en", "fr", "de", "hi", "it", "es", "pt",
     )  # fmt: skip
     sentiment_model: str = Field("use", description="'use', 'e5', or a Hugging Face name or stage path for transformers")
@@ -66,6 +71,7 @@ class Settings(BaseSettings):
     quality_revision: str | None = None
 
     # the purchase model
+    training_code_version: str = Field("1", description="raise it when training changes, and unchanged features are trained again")
     minimum_training_rows: int = Field(200, ge=20)
     promotion_tolerance: float = Field(0.005, ge=0, description="AUC by which a challenger may fall short of the champion")
 

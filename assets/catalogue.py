@@ -1,0 +1,153 @@
+"""What every asset of a table carries, from ``tables``: column schema, column lineage, owners, freshness, a sample of rows.
+
+Nothing about a single asset belongs here.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from customer_insights import tables
+from customer_insights.settings import settings
+from customer_insights.tables import Table
+
+if TYPE_CHECKING:
+    from snowflake.snowpark import Session
+
+OWNERS = ["team:customer-insights"]
+COMPUTE_POOL = "snowflake_compute_pool"
+SAMPLE_ROWS = 5
+SAMPLE_CELL_CHARACTERS = 120
+
+DAILY = dg.DailyPartitionsDefinition(start_date=settings().partition_start, end_offset=1)
+# A range of days is one run and one job.
+ONE_RUN = dg.BackfillPolicy.single_run()
+
+# Reviews are there by 07:00; what is computed from them an hour later; the model may be a week old.
+_ZONE = settings().timezone
+REVIEWS_FRESHNESS = dg.FreshnessPolicy.cron("0 7 * * *", lower_bound_delta=timedelta(hours=6), timezone=_ZONE)
+FEATURES_FRESHNESS = dg.FreshnessPolicy.cron("0 8 * * *", lower_bound_delta=timedelta(hours=7), timezone=_ZONE)
+MODEL_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=8), warn_window=timedelta(days=7))
+
+# Runs when something upstream has changed and everything upstream is at rest. eager() itself would wait until every day since the
+# first partition has been materialized.
+IN_STEP = (
+    dg.AutomationCondition.eager()
+    .without(~dg.AutomationCondition.any_deps_missing())
+    .with_label("in step with what it depends on")
+)
+
+
+def table_metadata(table: Table) -> dict[str, Any]:
+    """Definition metadata of the asset that is ``table``."""
+    return {
+        "dagster/column_schema": column_schema(table),
+        "dagster/table_name": f"{settings().qualified_schema}.{table.name}",
+    }
+
+
+def column_schema(table: Table) -> dg.TableSchema:
+    """Names, types, descriptions and constraints of the columns."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name=column.name,
+                type=column.type,
+                description=column.description,
+                constraints=dg.TableColumnConstraints(nullable=column.nullable, unique=table.key == (column.name,)),
+            )
+            for column in table.columns
+        ]
+    )
+
+
+def column_lineage(table: Table) -> dg.TableColumnLineage:
+    """For every column, the columns of other assets that it is computed from."""
+    return dg.TableColumnLineage(
+        {
+            column.name: [
+                dg.TableColumnDep(asset_key=dg.AssetKey(source.split(".")[0].lower()), column_name=source.split(".")[1])
+                for source in column.lineage
+            ]
+            for column in table.columns
+            if column.lineage
+        }
+    )
+
+
+def materialized(session: Session, table: Table, where: str = "", binds: Sequence[object] = ()) -> dict[str, Any]:
+    """Materialization metadata of a table: row count, lineage and a sample, of the rows that ``where`` selects."""
+    condition = f" WHERE {where}" if where else ""
+    count = session.sql(f"SELECT COUNT(*) AS N FROM {table.name}{condition}", params=list(binds)).collect()[0]["N"]
+    return {
+        "dagster/row_count": int(count),
+        "dagster/column_lineage": column_lineage(table),
+        "sample": sample(session, table, condition, binds),
+    }
+
+
+def sample(session: Session, table: Table, condition: str, binds: Sequence[object]) -> dg.MarkdownMetadataValue:
+    """A few rows as a Markdown table, the same ones each time; texts are cut and escaped, since customers wrote them."""
+    columns = ", ".join(table.column_names)
+    rows = session.sql(
+        f"SELECT {columns} FROM {table.name}{condition} ORDER BY MD5({table.key[0]}) LIMIT {SAMPLE_ROWS}",
+        params=list(binds),
+    ).collect()
+    return markdown_table(table.column_names, [tuple(row) for row in rows])
+
+
+def markdown_table(columns: Iterable[str], rows: Iterable[Sequence[object]]) -> dg.MarkdownMetadataValue:
+    """A Markdown table whose cells are plain text."""
+    names = list(columns)
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = " ".join(str(value if value is not None else "").split())
+    cut = text if len(text) <= SAMPLE_CELL_CHARACTERS else text[: SAMPLE_CELL_CHARACTERS - 1] + "…"
+    escaped = html.escape(cut, quote=False)
+    for character in "\\`*_[]|~":
+        escaped = escaped.replace(character, f"\\{character}")
+    return escaped
+
+
+def counts_table(name: str, counts: Mapping[str, int]) -> dg.MarkdownMetadataValue:
+    """Counts by name, the largest first."""
+    return markdown_table((name, "rows"), sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def counts_by(session: Session, table: Table, column: str, where: str = "", binds: Sequence[object] = ()) -> dict[str, int]:
+    """Rows by value of one column."""
+    name = table.column(column).name
+    condition = f" WHERE {where}" if where else ""
+    rows = session.sql(
+        f"SELECT {name} AS V, COUNT(*) AS N FROM {table.name}{condition} GROUP BY {name}", params=list(binds)
+    ).collect()
+    return {str(row["V"]): int(row["N"]) for row in rows}
+
+
+def arrival_window(context: dg.AssetExecutionContext) -> tuple[str, str]:
+    """First and last day of the partitions that this run materializes."""
+    span = context.partition_key_range
+    return span.start, span.end
+
+
+IN_WINDOW = "ARRIVAL_DATE BETWEEN ?::DATE AND ?::DATE"
+
+# Every table that is an asset, by the asset's name.
+TABLE_OF_ASSET = {table.name.lower(): table for table in (*tables.TABLES, tables.REVIEWS)}
+
+
+def plain(values: Mapping[str, Any]) -> str:
+    """A mapping as JSON text, for a run tag or a log line."""
+    return json.dumps(values, sort_keys=True, default=str)

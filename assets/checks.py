@@ -1,0 +1,98 @@
+"""Asset checks: what must hold of a table before anything is built on it, asked by SQL in the step that made the table.
+
+Each function returns the results of the checks whose specifications stand beside it; conditions that come from ``tables`` (keys, columns
+that are never NULL) are the same for every table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from customer_insights.tables import Table
+
+if TYPE_CHECKING:
+    from snowflake.snowpark import Session
+
+KEYS = "keys_unique_and_complete"
+NO_ROW_LOST = "no_row_lost"
+REJECTED_SHARE = "rejected_share"
+VALUES = "values_in_range"
+FEATURES = "features_complete"
+
+
+def spec(name: str, asset: str, description: str, blocking: bool = True) -> dg.AssetCheckSpec:
+    """The specification of a check; a blocking one stops what depends on the asset when it fails."""
+    return dg.AssetCheckSpec(name=name, asset=asset, description=description, blocking=blocking)
+
+
+def keys_spec(table: Table) -> dg.AssetCheckSpec:
+    """Its result is ``keys``."""
+    return spec(KEYS, table.name.lower(), f"{', '.join(table.key)} is unique, and no required column is NULL.")
+
+
+def keys(session: Session, table: Table, where: str = "TRUE", binds: Sequence[object] = ()) -> dg.AssetCheckResult:
+    """Rows that share a key, and NULLs in columns that have none."""
+    key = ", ".join(table.key)
+    nulls = " + ".join(f"COUNT_IF({name} IS NULL)" for name in table.required)
+    row = session.sql(
+        f"SELECT COUNT(*) AS N, (SELECT COUNT(*) FROM (SELECT DISTINCT {key} FROM {table.name} WHERE {where}) AS k) AS K, "
+        f"COALESCE({nulls}, 0) AS NULLS FROM {table.name} WHERE {where}",
+        params=[*binds, *binds],
+    ).collect()[0]
+    doubled, missing = int(row["N"]) - int(row["K"]), int(row["NULLS"])
+    return dg.AssetCheckResult(
+        check_name=KEYS,
+        passed=doubled == 0 and missing == 0,
+        metadata={"rows": int(row["N"]), "rows with a key seen before": doubled, "missing values": missing},
+        description=f"{doubled} rows repeat a key, {missing} required values are NULL",
+    )
+
+
+def violations(
+    session: Session, name: str, table: Table, conditions: Mapping[str, str], where: str = "TRUE", binds: Sequence[object] = ()
+) -> dg.AssetCheckResult:
+    """Rows that break any of ``conditions`` (name -> SQL that is TRUE for a good row)."""
+    counted = ", ".join(f"COUNT_IF(NOT ({sql})) AS V{index}" for index, sql in enumerate(conditions.values()))
+    row = session.sql(f"SELECT {counted} FROM {table.name} WHERE {where}", params=list(binds)).collect()[0]
+    broken = {condition: int(row[f"V{index}"]) for index, condition in enumerate(conditions)}
+    return dg.AssetCheckResult(
+        check_name=name,
+        passed=not any(broken.values()),
+        metadata=broken,
+        description="; ".join(f"{count} rows: not {condition}" for condition, count in broken.items() if count) or "all hold",
+    )
+
+
+def no_row_lost(session: Session, scored: Table, where: str, binds: Sequence[object]) -> dg.AssetCheckResult:
+    """Every raw review of the window has its row in ``scored``, and the table has no row besides."""
+    row = session.sql(
+        f"SELECT COUNT_IF(s.UUID IS NULL) AS MISSING FROM RAW_REVIEWS AS r LEFT JOIN {scored.name} AS s "
+        f"ON s.UUID = r.UUID AND s.TEXT_HASH = r.TEXT_HASH WHERE r.{where}",
+        params=list(binds),
+    ).collect()[0]
+    extra = session.sql(
+        f"SELECT COUNT(*) AS N FROM {scored.name} AS s LEFT JOIN RAW_REVIEWS AS r ON r.UUID = s.UUID WHERE r.UUID IS NULL"
+    ).collect()[0]["N"]
+    missing = int(row["MISSING"])
+    return dg.AssetCheckResult(
+        check_name=NO_ROW_LOST,
+        passed=missing == 0 and int(extra) == 0,
+        metadata={"reviews without a score": missing, "scores without a review": int(extra)},
+        description=f"{missing} reviews have no score, {extra} scores have no review",
+    )
+
+
+def rejected_share(accepted: int, rejected: int, limit: float) -> dg.AssetCheckResult:
+    """The share of rows that could not be read; a warning, since the others are good."""
+    total = accepted + rejected
+    share = rejected / total if total else 0.0
+    return dg.AssetCheckResult(
+        check_name=REJECTED_SHARE,
+        passed=share <= limit,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"accepted": accepted, "rejected": rejected, "share": share, "limit": limit},
+        description=f"{rejected} of {total} rows were rejected ({share:.1%}, limit {limit:.0%}); see REJECTED_REVIEWS",
+    )

@@ -1,0 +1,294 @@
+"""The purchase model: features, the trained challenger, the gate to champion, predictions, explanations and insights."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets import catalogue, checks
+from assets.reviews import reviews, tabular_data
+from customer_insights.settings import settings
+from customer_insights.tables import (
+    MODEL_EXPLANATIONS,
+    MODEL_FEATURES,
+    PRODUCT_INSIGHTS,
+    PURCHASE_FEATURES,
+    PURCHASE_PROPENSITY,
+)
+from resources.compute_pool import ComputePool, JobOutcome
+from resources.snowflake import SnowflakeConnection
+
+GROUP = "conversion"
+EXPLAINED_VISITS = 100
+
+
+@dg.asset(
+    group_name=GROUP,
+    deps=[reviews, tabular_data],
+    kinds={"snowflake", "sql"},
+    owners=catalogue.OWNERS,
+    tags={"domain": "conversion"},
+    code_version="1",
+    freshness_policy=catalogue.FEATURES_FRESHNESS,
+    automation_condition=catalogue.IN_STEP,
+    metadata=catalogue.table_metadata(PURCHASE_FEATURES),
+    check_specs=[
+        checks.keys_spec(PURCHASE_FEATURES),
+        checks.spec(checks.FEATURES, "purchase_features", "There are rows, and each review with a visit became one."),
+        checks.spec(checks.VALUES, "purchase_features", "Every feature is within its range."),
+    ],
+)
+def purchase_features(snowflake: SnowflakeConnection) -> dg.MaterializeResult:
+    """One visit with its review: what the purchase model is trained on and predicts from."""
+    from customer_insights import features
+
+    with snowflake.session() as session:
+        rows = features.build(session)
+        losses = features.losses(session)
+        expected = losses["REVIEWS"] - losses["REVIEWS_WITHOUT_VISIT"]
+        complete = dg.AssetCheckResult(
+            check_name=checks.FEATURES,
+            passed=rows > 0 and rows == expected,
+            metadata={**losses, "rows": rows},
+            description=f"{rows} rows from {expected} reviews with a visit. Nothing to join: are the UUIDs of TABULAR_DATA "
+            "those of the reviews?"
+            if not rows
+            else f"{rows} rows from {expected} reviews with a visit",
+        )
+        return JobOutcome.without_job("a join in the warehouse").result(
+            {**catalogue.materialized(session, PURCHASE_FEATURES), **losses},
+            [
+                checks.keys(session, PURCHASE_FEATURES),
+                complete,
+                checks.violations(
+                    session,
+                    checks.VALUES,
+                    PURCHASE_FEATURES,
+                    {
+                        "PAGE_LOAD_TIME is not negative": "PAGE_LOAD_TIME >= 0",
+                        "PRODUCT_RATING from 1 to 5": "PRODUCT_RATING BETWEEN 1 AND 5",
+                        "PURCHASE_DECISION is 0, 1 or NULL": "PURCHASE_DECISION IS NULL OR PURCHASE_DECISION IN (0, 1)",
+                    },
+                ),
+            ],
+            data_version=features.fingerprint(session),
+        )
+
+
+@dg.asset(
+    group_name=GROUP,
+    deps=[purchase_features],
+    kinds={"snowflake", "ray", "xgboost"},
+    owners=catalogue.OWNERS,
+    tags={"domain": "conversion"},
+    code_version="1",
+    pool=catalogue.COMPUTE_POOL,
+    freshness_policy=catalogue.MODEL_FRESHNESS,
+    check_specs=[
+        checks.spec("better_than_chance", "conversion_model", "ROC-AUC exceeds 0.5 beyond its interval."),
+        checks.spec("better_than_the_prior", "conversion_model", "Log loss is below that of the purchase rate alone."),
+    ],
+)
+def conversion_model(
+    context: dg.AssetExecutionContext, snowflake: SnowflakeConnection, compute_pool: ComputePool
+) -> dg.MaterializeResult:
+    """The newest version of the purchase model, trained on a Ray job and logged to the Model Registry as CHALLENGER. Nothing is
+    trained when neither features nor code have changed since a version."""
+    from customer_insights import features, promotion
+
+    with snowflake.session() as session:
+        fingerprint = features.fingerprint(session)
+        found = promotion.trained_on(promotion.versions(session, settings()), fingerprint, settings().training_code_version)
+        outcome = compute_pool.run_when(
+            found is None,
+            context,
+            entrypoint="train_conversion",
+            extras={"training_set": fingerprint},
+            otherwise=f"version {found.name if found else ''} was trained on these very features",
+        )
+        all_versions = promotion.versions(session, settings())
+        version = promotion.trained_on(all_versions, fingerprint, settings().training_code_version)
+        if version is None:
+            raise dg.Failure(f"the job ended, but no version of {settings().model_name} was trained on {fingerprint}")
+        decision = promotion.decide(version, None, settings())
+        return outcome.result(
+            {
+                "model": f"{settings().qualified_schema}.{settings().model_name}",
+                "version": version.name,
+                "aliases": ", ".join(version.aliases) or "none",
+                **{name: value for name, value in version.metrics.items() if isinstance(value, (int, float, str))},
+            },
+            [
+                dg.AssetCheckResult(check_name=name, passed=passed, description=text)
+                for name, (passed, text) in decision.conditions.items()
+            ],
+            data_version=version.name,
+        )
+
+
+@dg.asset(
+    group_name=GROUP,
+    deps=[conversion_model],
+    kinds={"snowflake"},
+    owners=catalogue.OWNERS,
+    tags={"domain": "conversion"},
+    code_version="1",
+    freshness_policy=catalogue.MODEL_FRESHNESS,
+    automation_condition=catalogue.IN_STEP,
+    description=(
+        "The version in service: the alias CHAMPION and the default version of the model in the registry. They move to the challenger "
+        "only when it is better than the prior and not worse than the champion on the same test visits."
+    ),
+)
+def champion(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
+    """Move the alias, or keep the champion and say why."""
+    from customer_insights import promotion
+
+    with snowflake.session() as session:
+        found = promotion.versions(session, settings())
+        challenger, in_service = promotion.with_alias(found, "CHALLENGER"), promotion.with_alias(found, "CHAMPION")
+        if challenger is None:
+            raise dg.Failure(
+                f"no version of {settings().model_name} has the alias CHALLENGER: materialize conversion_model first"
+            )
+        decision = promotion.decide(challenger, in_service, settings())
+        if decision.passed:
+            promotion.promote(session, settings(), challenger.name)
+            served = challenger.name
+        elif in_service:
+            served = in_service.name
+            context.log.warning(f"{challenger.name} was not promoted; {served} stays in service")
+        else:
+            raise dg.Failure(
+                "no champion yet, and the challenger may not become one: "
+                + "; ".join(text for passed, text in decision.conditions.values() if not passed)
+            )
+        conditions = [(name, "passed" if ok else "failed", text) for name, (ok, text) in decision.conditions.items()]
+        return dg.MaterializeResult(
+            metadata={
+                "champion": served,
+                "challenger": challenger.name,
+                "promoted": decision.passed and (in_service is None or in_service.name != challenger.name),
+                "conditions": catalogue.markdown_table(("condition", "result", "found"), conditions),
+            },
+            data_version=dg.DataVersion(served),
+        )
+
+
+@dg.asset(
+    group_name=GROUP,
+    deps=[purchase_features, champion],
+    kinds={"snowflake", "xgboost"},
+    owners=catalogue.OWNERS,
+    tags={"domain": "conversion"},
+    code_version="1",
+    freshness_policy=catalogue.FEATURES_FRESHNESS,
+    automation_condition=catalogue.IN_STEP,
+    metadata=catalogue.table_metadata(PURCHASE_PROPENSITY),
+    check_specs=[
+        checks.keys_spec(PURCHASE_PROPENSITY),
+        checks.spec(checks.VALUES, "purchase_propensity", "Every probability is from 0 to 1, every decile from 1 to 10."),
+        checks.spec(checks.NO_ROW_LOST, "purchase_propensity", "Every visit with features has a prediction."),
+    ],
+)
+def purchase_propensity(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
+    """One visit with the champion's probability of a purchase and its decile: whom to target first."""
+    from customer_insights import plots, promotion, propensity
+
+    with snowflake.session() as session:
+        served = promotion.in_service(session, settings())
+        rows = propensity.score(session, settings(), served.name, context.run_id)
+        visits = session.table(PURCHASE_FEATURES.name).count()
+        values = session.sql("SELECT PURCHASE_PROBABILITY AS P FROM PURCHASE_PROPENSITY SAMPLE (10000 ROWS)").collect()
+        picture = plots.histogram(
+            [float(row["P"]) for row in values], "Predicted probabilities", "probability of a purchase", "histogram"
+        )
+        return JobOutcome.without_job("the registry's function in the warehouse").result(
+            {
+                **catalogue.materialized(session, PURCHASE_PROPENSITY),
+                "model version": served.name,
+                "distribution": dg.MetadataValue.md(picture),
+            },
+            [
+                checks.keys(session, PURCHASE_PROPENSITY),
+                checks.violations(
+                    session,
+                    checks.VALUES,
+                    PURCHASE_PROPENSITY,
+                    {
+                        "PURCHASE_PROBABILITY from 0 to 1": "PURCHASE_PROBABILITY BETWEEN 0 AND 1",
+                        "DECILE from 1 to 10": "DECILE BETWEEN 1 AND 10",
+                    },
+                ),
+                dg.AssetCheckResult(
+                    check_name=checks.NO_ROW_LOST,
+                    passed=rows == visits,
+                    metadata={"visits": visits, "predictions": rows},
+                    description=f"{rows} predictions for {visits} visits",
+                ),
+            ],
+        )
+
+
+@dg.asset(
+    group_name=GROUP,
+    deps=[purchase_propensity],
+    kinds={"snowflake", "xgboost"},
+    owners=catalogue.OWNERS,
+    tags={"domain": "conversion"},
+    code_version="1",
+    freshness_policy=catalogue.MODEL_FRESHNESS,
+    automation_condition=catalogue.IN_STEP,
+    metadata=catalogue.table_metadata(MODEL_EXPLANATIONS),
+    check_specs=[checks.keys_spec(MODEL_EXPLANATIONS)],
+)
+def model_explanations(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
+    """One feature's SHAP contribution to one prediction, for the most likely visits and a sample of the others."""
+    from customer_insights import plots, promotion, propensity
+
+    with snowflake.session() as session:
+        served = promotion.in_service(session, settings())
+        explained = propensity.explain(session, settings(), served.name, context.run_id, EXPLAINED_VISITS)
+        importance = explained.groupby("FEATURE")["CONTRIBUTION"].apply(lambda values: float(values.abs().mean()))
+        ordered = {str(name): float(value) for name, value in importance.sort_values(ascending=False).items()}
+        picture = plots.bars(ordered, "What moves the prediction", "mean |SHAP value|, log-odds", "feature importance")
+        return JobOutcome.without_job("the registry's function in the warehouse").result(
+            {
+                **catalogue.materialized(session, MODEL_EXPLANATIONS),
+                "model version": served.name,
+                "visits explained": int(explained["UUID"].nunique()),
+                "features": len(MODEL_FEATURES),
+                "importance": dg.MetadataValue.md(picture),
+            },
+            [checks.keys(session, MODEL_EXPLANATIONS)],
+        )
+
+
+@dg.asset(
+    group_name="insights",
+    deps=[purchase_propensity, reviews],
+    kinds={"snowflake", "sql"},
+    owners=catalogue.OWNERS,
+    tags={"domain": "insights"},
+    code_version="1",
+    freshness_policy=catalogue.FEATURES_FRESHNESS,
+    automation_condition=catalogue.IN_STEP,
+    metadata=catalogue.table_metadata(PRODUCT_INSIGHTS),
+    check_specs=[checks.keys_spec(PRODUCT_INSIGHTS)],
+)
+def product_insights(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
+    """One product type in one layout: how it sells, with an interval, how it is liked, and a review that says why."""
+    from customer_insights import insights, plots
+
+    with snowflake.session() as session:
+        insights.build(session, settings(), context.run_id)
+        rates = session.sql(
+            "SELECT PRODUCT_TYPE || ' / ' || PRODUCT_LAYOUT AS V, PURCHASE_RATE AS R FROM PRODUCT_INSIGHTS "
+            "WHERE PURCHASE_RATE IS NOT NULL ORDER BY R DESC LIMIT 12"
+        ).collect()
+        picture = plots.bars(
+            {row["V"]: float(row["R"]) for row in rates}, "Purchase rate", "share of visits", "purchase rate by product"
+        )
+        return JobOutcome.without_job("an aggregation in the warehouse").result(
+            {**catalogue.materialized(session, PRODUCT_INSIGHTS), "purchase rates": dg.MetadataValue.md(picture)},
+            [checks.keys(session, PRODUCT_INSIGHTS)],
+        )

@@ -1,0 +1,278 @@
+"""Reviews: what arrives on the stage, what is read from it, its scores, and the view that joins them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+
+import dagster as dg
+
+from assets import catalogue, checks
+from assets.catalogue import IN_WINDOW
+from customer_insights import deployment, pending, quality, sentiment
+from customer_insights.settings import settings
+from customer_insights.tables import RAW_REVIEWS, REVIEW_QUALITY, REVIEW_SENTIMENT, REVIEWS, TABULAR_DATA
+from resources.compute_pool import ComputePool, JobOutcome
+from resources.snowflake import SnowflakeConnection
+
+GROUP = "reviews"
+
+
+@dg.observable_source_asset(
+    group_name=GROUP,
+    partitions_def=catalogue.DAILY,
+    description=(
+        "The review files on the stage: text, CSV, JSON Lines or Parquet, plain or gzip, as the shop exports them. "
+        "Observing it gives each day of arrival a data version, so that nothing runs when nothing came."
+    ),
+    tags={"domain": "reviews"},
+)
+def staged_reviews(snowflake: SnowflakeConnection) -> dg.DataVersionsByPartition:
+    """One data version a day of arrival, from names, sizes and checksums of its files."""
+    from customer_insights import stage_files
+
+    with snowflake.session() as session:
+        days: dict[str, list[str]] = defaultdict(list)
+        for file in stage_files.list_stage(session, settings().review_stage):
+            days[file.arrival_date.isoformat()].append(f"{file.name} {file.size} {file.md5}")
+    return dg.DataVersionsByPartition(
+        {day: hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest() for day, files in days.items()}
+    )
+
+
+@dg.observable_source_asset(
+    group_name=GROUP,
+    metadata=catalogue.table_metadata(TABULAR_DATA),
+    description="Visits to product pages: what was shown, how long it took to load, and whether the visit ended in a purchase.",
+    tags={"domain": "visits"},
+)
+def tabular_data(snowflake: SnowflakeConnection) -> dg.DataVersion:
+    """A fingerprint of the table, whatever the order of its rows."""
+    columns = ", ".join(TABULAR_DATA.column_names)
+    row = snowflake.query(f"SELECT HASH_AGG({columns}) AS F, COUNT(*) AS N FROM {TABULAR_DATA.name}")[0]
+    return dg.DataVersion(f"{row['F']}-{row['N']}")
+
+
+@dg.asset(
+    group_name=GROUP,
+    deps=[staged_reviews],
+    partitions_def=catalogue.DAILY,
+    backfill_policy=catalogue.ONE_RUN,
+    kinds={"snowflake", "ray"},
+    owners=catalogue.OWNERS,
+    tags={"domain": "reviews"},
+    code_version="1",
+    pool=catalogue.COMPUTE_POOL,
+    freshness_policy=catalogue.REVIEWS_FRESHNESS,
+    automation_condition=dg.AutomationCondition.eager(),
+    metadata=catalogue.table_metadata(RAW_REVIEWS),
+    check_specs=[
+        checks.keys_spec(RAW_REVIEWS),
+        checks.spec(checks.REJECTED_SHARE, "raw_reviews", "Few rows were rejected.", blocking=False),
+    ],
+)
+def raw_reviews(
+    context: dg.AssetExecutionContext, snowflake: SnowflakeConnection, compute_pool: ComputePool
+) -> dg.MaterializeResult:
+    """One review as it was read from a file on the stage, with its language. What cannot be read is in REJECTED_REVIEWS with its
+    file, line and reason. Read by the scores; a file is read once."""
+    from customer_insights import ingest
+
+    start, end = catalogue.arrival_window(context)
+    with snowflake.session() as session:
+        files = ingest.pending_files(session, settings(), start, end)
+        outcome = compute_pool.run_when(
+            bool(files),
+            context,
+            entrypoint="ingest_reviews",
+            extras={"arrival_start": start, "arrival_end": end},
+            otherwise=f"no new file arrived from {start} to {end}",
+        )
+        reject = session.sql(f"SELECT COUNT(*) AS N FROM REJECTED_REVIEWS WHERE {IN_WINDOW}", params=[start, end])
+        rejected = int(reject.collect()[0]["N"])
+        metadata = catalogue.materialized(session, RAW_REVIEWS, IN_WINDOW, (start, end))
+        languages = catalogue.counts_by(session, RAW_REVIEWS, "LANGUAGE", IN_WINDOW, (start, end))
+        accepted = metadata["dagster/row_count"]
+        return outcome.result(
+            {
+                **metadata,
+                "files read": len(files),
+                "rows in": accepted + rejected,
+                "rows rejected": rejected,
+                "languages": catalogue.counts_table("language", languages),
+            },
+            [
+                checks.keys(session, RAW_REVIEWS),
+                checks.rejected_share(accepted, rejected, settings().reject_share_limit),
+            ],
+        )
+
+
+@dg.asset(
+    group_name=GROUP,
+    deps=[raw_reviews],
+    partitions_def=catalogue.DAILY,
+    backfill_policy=catalogue.ONE_RUN,
+    kinds={"snowflake", "ray", "cortex"},
+    owners=catalogue.OWNERS,
+    tags={"domain": "reviews"},
+    code_version="1",
+    pool=catalogue.COMPUTE_POOL,
+    freshness_policy=catalogue.REVIEWS_FRESHNESS,
+    automation_condition=dg.AutomationCondition.eager(),
+    metadata=catalogue.table_metadata(REVIEW_SENTIMENT),
+    check_specs=[
+        checks.keys_spec(REVIEW_SENTIMENT),
+        checks.spec(checks.NO_ROW_LOST, "review_sentiment", "Every review has a row, and no row is without a review."),
+        checks.spec(checks.VALUES, "review_sentiment", "Sentiment is from -1 to 1 and its label is a known one."),
+    ],
+)
+def review_sentiment(
+    context: dg.AssetExecutionContext, snowflake: SnowflakeConnection, compute_pool: ComputePool
+) -> dg.MaterializeResult:
+    """One review's sentiment from -1 to 1. Cortex reads its languages in the warehouse, a model on the compute pool reads the others;
+    a text that was scored by the same version is not scored again."""
+    from customer_insights import sentiment_models
+
+    start, end = catalogue.arrival_window(context)
+    window = pending.Window(start, end)
+    model, revision = sentiment_models.identity(settings().sentiment_model, settings().sentiment_revision)
+    with snowflake.session() as session:
+        by_cortex = 0
+        if pending.count(session, sentiment.cortex_pending(settings(), window)):
+            by_cortex = sentiment.score_with_cortex(session, settings(), window, context.run_id)
+        by_model = pending.count(session, sentiment.model_pending(settings(), window, model, revision))
+        outcome = compute_pool.run_when(
+            by_model > 0,
+            context,
+            entrypoint="score_sentiment",
+            extras={"arrival_start": start, "arrival_end": end},
+            otherwise=f"every review from {start} to {end} in the model's languages is scored",
+        )
+        mean = session.sql(
+            f"SELECT LANGUAGE AS V, AVG(REVIEW_SENTIMENT) AS M FROM REVIEW_SENTIMENT WHERE {IN_WINDOW} GROUP BY LANGUAGE "
+            "HAVING AVG(REVIEW_SENTIMENT) IS NOT NULL ORDER BY LANGUAGE",
+            params=[start, end],
+        ).collect()
+        return outcome.result(
+            {
+                **catalogue.materialized(session, REVIEW_SENTIMENT, IN_WINDOW, (start, end)),
+                "rows scored by Cortex": by_cortex,
+                "rows scored on the compute pool": by_model,
+                "labels": catalogue.counts_table(
+                    "label", catalogue.counts_by(session, REVIEW_SENTIMENT, "SENTIMENT_LABEL", IN_WINDOW, (start, end))
+                ),
+                **_sentiment_plot({row["V"]: float(row["M"]) for row in mean}),
+            },
+            [
+                checks.keys(session, REVIEW_SENTIMENT),
+                checks.no_row_lost(session, REVIEW_SENTIMENT, IN_WINDOW, (start, end)),
+                checks.violations(
+                    session,
+                    checks.VALUES,
+                    REVIEW_SENTIMENT,
+                    {
+                        "REVIEW_SENTIMENT from -1 to 1 or NULL": "REVIEW_SENTIMENT IS NULL OR REVIEW_SENTIMENT BETWEEN -1 AND 1",
+                        "a known SENTIMENT_LABEL": "SENTIMENT_LABEL IN ('positive', 'negative', 'neutral', 'mixed', 'unknown')",
+                        "NULL only when unknown": "REVIEW_SENTIMENT IS NOT NULL OR SENTIMENT_LABEL = 'unknown'",
+                    },
+                    IN_WINDOW,
+                    (start, end),
+                ),
+            ],
+        )
+
+
+def _sentiment_plot(means: dict[str, float]) -> dict[str, dg.MetadataValue]:
+    if not means:
+        return {}
+    from customer_insights import plots
+
+    picture = plots.bars(means, "Mean sentiment by language", "sentiment, -1 to 1", "mean sentiment by language")
+    return {"sentiment by language": dg.MetadataValue.md(picture)}
+
+
+@dg.asset(
+    group_name=GROUP,
+    deps=[raw_reviews],
+    partitions_def=catalogue.DAILY,
+    backfill_policy=catalogue.ONE_RUN,
+    kinds={"snowflake", "ray", "huggingface"},
+    owners=catalogue.OWNERS,
+    tags={"domain": "reviews"},
+    code_version="1",
+    pool=catalogue.COMPUTE_POOL,
+    freshness_policy=catalogue.REVIEWS_FRESHNESS,
+    automation_condition=dg.AutomationCondition.eager(),
+    metadata=catalogue.table_metadata(REVIEW_QUALITY),
+    check_specs=[
+        checks.keys_spec(REVIEW_QUALITY),
+        checks.spec(checks.NO_ROW_LOST, "review_quality", "Every review has a row, and no row is without a review."),
+        checks.spec(checks.VALUES, "review_quality", "The label is one of the settings', its probability from 0 to 1."),
+    ],
+)
+def review_quality(
+    context: dg.AssetExecutionContext, snowflake: SnowflakeConnection, compute_pool: ComputePool
+) -> dg.MaterializeResult:
+    """One review's quality label by zero-shot classification, with the probability of every label. Feeds the features and the
+    dashboard's filter."""
+    from customer_insights import zero_shot
+
+    start, end = catalogue.arrival_window(context)
+    model, revision = zero_shot.identity(settings())
+    query = quality.quality_pending(settings(), pending.Window(start, end), model, revision)
+    with snowflake.session() as session:
+        rows = pending.count(session, query)
+        outcome = compute_pool.run_when(
+            rows > 0,
+            context,
+            entrypoint="classify_quality",
+            extras={"arrival_start": start, "arrival_end": end},
+            otherwise=f"every review from {start} to {end} is labelled",
+        )
+        labels = ", ".join(f"'{label.replace(chr(39), chr(39) * 2)}'" for label in settings().quality_labels)
+        return outcome.result(
+            {
+                **catalogue.materialized(session, REVIEW_QUALITY, IN_WINDOW, (start, end)),
+                "rows classified": rows,
+                "labels": catalogue.counts_table(
+                    "label", catalogue.counts_by(session, REVIEW_QUALITY, "REVIEW_QUALITY", IN_WINDOW, (start, end))
+                ),
+            },
+            [
+                checks.keys(session, REVIEW_QUALITY),
+                checks.no_row_lost(session, REVIEW_QUALITY, IN_WINDOW, (start, end)),
+                checks.violations(
+                    session,
+                    checks.VALUES,
+                    REVIEW_QUALITY,
+                    {
+                        "a label of the settings": f"REVIEW_QUALITY IN ({labels})",
+                        "QUALITY_PROBABILITY from 0 to 1": "QUALITY_PROBABILITY BETWEEN 0 AND 1",
+                    },
+                    IN_WINDOW,
+                    (start, end),
+                ),
+            ],
+        )
+
+
+@dg.asset(
+    group_name=GROUP,
+    deps=[raw_reviews, review_sentiment, review_quality],
+    kinds={"snowflake", "view"},
+    owners=catalogue.OWNERS,
+    tags={"domain": "reviews"},
+    code_version="1",
+    freshness_policy=catalogue.REVIEWS_FRESHNESS,
+    automation_condition=catalogue.IN_STEP,
+    metadata=catalogue.table_metadata(REVIEWS),
+    check_specs=[checks.spec(checks.KEYS, "reviews", "UUID is unique and no required column is NULL.")],
+)
+def reviews(snowflake: SnowflakeConnection) -> dg.MaterializeResult:
+    """One review with its quality and sentiment: the quickstart's table as a view, on which its dashboard runs unchanged."""
+    with snowflake.session() as session:
+        session.sql(deployment.reviews_view()).collect()
+        return JobOutcome.without_job("a view needs no job").result(
+            catalogue.materialized(session, REVIEWS), [checks.keys(session, REVIEWS)]
+        )
