@@ -1,0 +1,65 @@
+"""What every job of this project shares: it opens Dagster Pipes, reads its settings and window, and reports one materialization."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from customer_insights.jobs.pipes_stage_writer import open_job_pipes
+from customer_insights.pending import Window
+from customer_insights.settings import Settings
+
+if TYPE_CHECKING:
+    from dagster_pipes import PipesContext
+    from snowflake.snowpark import Session
+
+    from customer_insights.scoring import ScoringReport
+
+
+@dataclass(frozen=True)
+class JobRun:
+    """What a job is asked to do, and where it reports to."""
+
+    pipes: PipesContext
+    session: Session
+    settings: Settings
+    extras: Mapping[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        return self.pipes.run_id
+
+    @property
+    def window(self) -> Window:
+        return Window(self.extras["arrival_start"], self.extras["arrival_end"])
+
+    def report(self, metadata: Mapping[str, Any], markdown: Sequence[str] = ()) -> None:
+        """Report the materialization; the names in ``markdown`` hold Markdown text."""
+        typed = {
+            name: {"raw_value": value, "type": "md" if name in markdown else "__infer__"} for name, value in metadata.items()
+        }
+        self.pipes.report_asset_materialization(metadata=typed)
+
+
+@contextmanager
+def job() -> Iterator[JobRun]:
+    """Join the Dagster run that submitted this job; the session is set to the settings' schema and warehouse."""
+    with open_job_pipes() as (pipes, session):
+        settings = Settings(**pipes.extras["settings"])
+        session.use_schema(settings.qualified_schema)
+        yield JobRun(pipes, session, settings, pipes.extras)
+
+
+def scoring_metadata(report: ScoringReport) -> dict[str, Any]:
+    """A scoring report as metadata, with its throughput."""
+    return {
+        "rows scored": report.rows,
+        "rows inserted": report.inserted,
+        "rows updated": report.updated,
+        "actors": report.actors,
+        "Ray nodes": report.nodes,
+        "scoring seconds": round(report.seconds, 2),
+        "reviews per second": round(report.rows / report.seconds, 1) if report.seconds else 0.0,
+    }

@@ -1,0 +1,53 @@
+"""Ray batch job: train, measure and register the purchase model.
+
+One process of the cluster trains: below several million rows that is faster than a distributed fit (measured: 0.6 to 5 s against 17 to
+24 s with Ray Train at 100,000 to 1,000,000 rows).
+"""
+
+from __future__ import annotations
+
+from customer_insights import conversion, plots
+from customer_insights.jobs.reporting import job
+
+
+def main() -> None:
+    """Train on PURCHASE_FEATURES as it is now and log the version as CHALLENGER."""
+    import ray
+
+    with job() as run:
+        features = run.session.table("PURCHASE_FEATURES").to_pandas().sort_values("UUID", ignore_index=True)
+        parts = conversion.split(features, run.settings)
+        champion = conversion.load_champion(run.session, run.settings)
+        threads = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        fit = ray.remote(num_cpus=threads if len(ray.nodes()) == 1 else 1)(conversion.train)
+        model = ray.get(fit.remote(parts, threads))
+        evaluation = conversion.evaluate(model, parts, champion)
+        version = conversion.register(
+            run.session,
+            run.settings,
+            model,
+            evaluation,
+            parts["train"],
+            {
+                "run_id": run.run_id,
+                "training_set": str(run.extras["training_set"]),
+                "training_code_version": run.settings.training_code_version,
+                "training_rows": len(parts["train"]),
+                "trees": int(model["classifier"].best_iteration) + 1,
+            },
+        )
+        outcomes, probabilities = evaluation.outcomes, evaluation.probabilities
+        run.report(
+            {
+                "version": version,
+                "rows by part": ", ".join(f"{name} {len(rows)}" for name, rows in parts.items()),
+                "ROC": plots.roc(outcomes, probabilities, evaluation.challenger.roc_auc),
+                "calibration": plots.calibration(outcomes, probabilities),
+                "lift": plots.lift(outcomes, probabilities),
+            },
+            markdown=("ROC", "calibration", "lift"),
+        )
+
+
+if __name__ == "__main__":
+    main()
