@@ -1,0 +1,49 @@
+"""What the resources raise, in the project's two branches: what a retry may mend, and what only a person can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from customer_insights.errors import PermanentError, RetryableError
+
+
+class SnowflakeUnreachableError(RetryableError):
+    """Snowflake did not answer, or the session was lost and could not be opened again in time."""
+
+
+class SnowflakeConnectionError(PermanentError):
+    """The connection does not exist, or Snowflake refused its user, password or key."""
+
+
+class SnowflakeJobError(Exception):
+    """Base of everything that concerns one job. ``job_id`` is None when no job was created."""
+
+    def __init__(self, message: str, job_id: str | None = None) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class JobRejectedError(SnowflakeJobError, PermanentError):
+    """Nothing was submitted, or Snowflake refused the submission: no such pool, no privilege, no such entry point."""
+
+
+class JobFailedError(SnowflakeJobError, PermanentError):
+    """The job ended, and not well: its status is not DONE, it reported an exception, or it reported too little."""
+
+    def __init__(self, message: str, job_id: str, status: str, log_tail: Sequence[str] = ()) -> None:
+        tail = "\n".join(f"    {line}" for line in log_tail)
+        super().__init__(f"{message}\n  last {len(log_tail)} log lines:\n{tail}" if log_tail else message, job_id)
+        self.status = status
+        self.log_tail = tuple(log_tail)
+
+
+class JobLostError(JobFailedError, RetryableError):
+    """Snowflake lost the job (INTERNAL_ERROR) or somebody deleted it: the same work may succeed in another one."""
+
+
+class JobTimeoutError(SnowflakeJobError, RetryableError):
+    """The job waited too long for the pool, or ran too long, and was cancelled."""
+
+
+class JobUnreachableError(SnowflakeJobError, SnowflakeUnreachableError):
+    """Snowflake stayed out of reach for too long; the job, if there is one, was left as it is."""

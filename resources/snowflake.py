@@ -1,0 +1,226 @@
+"""Connections to Snowflake by name: what assets and the job client use to run SQL and to open Snowpark sessions.
+
+Account, user, password or key and role are in Snowflake's own ``connections.toml``; nothing of them is repeated here.
+What is run through a connection belongs to assets and to ``customer_insights``.
+
+dagster-snowflake's ``SnowflakeResource`` was considered: importing it costs 3.5 s (measured, 2 cores) at every start
+of the code location, it wants user and password a second time beside the connection's, and its ``get_connection``
+leaves the session open when the body raises.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import dagster as dg
+from pydantic import Field
+
+from resources.errors import SnowflakeConnectionError, SnowflakeUnreachableError
+
+if TYPE_CHECKING:
+    from snowflake.connector import SnowflakeConnection as ConnectorConnection
+    from snowflake.snowpark import Session
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+# Errors after which the same statement may succeed: the request did not get through (25xxxx), or the session is gone
+# (39011x) and a new one helps.
+# https://github.com/snowflakedb/snowflake-connector-python/blob/main/src/snowflake/connector/errorcode.py
+_NO_ANSWER = frozenset({250001, 250003, 250006, 251001, 251002, 251011, 251012})
+_SESSION_GONE = frozenset({390104, 390110, 390111, 390112, 390114, 390115})
+_LOGIN_REFUSED = range(390100, 390200)
+# The connector repeats a request without end by default.
+NETWORK_TIMEOUT_SECONDS = 60
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what led to it, nearest first."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def error_number(error: BaseException) -> int | None:
+    """Snowflake's number of an error of the connector or of Snowpark."""
+    number = getattr(error, "sql_error_code", None) or getattr(error, "errno", None)
+    return number if isinstance(number, int) and not isinstance(error, OSError) else None
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the error says that Snowflake was out of reach or the session is gone, so that another try may succeed."""
+    if isinstance(error, SnowflakeUnreachableError):
+        return True
+    if isinstance(error, SnowflakeConnectionError):
+        return False
+    from snowflake.connector.errors import InterfaceError, OperationalError
+    from snowflake.snowpark.exceptions import SnowparkSessionException
+
+    for cause in causes(error):
+        number = error_number(cause)
+        if number in _NO_ANSWER or number in _SESSION_GONE or isinstance(cause, (ConnectionError, TimeoutError)):
+            return True
+        # HTTP errors of the connector are numbered 290000 + status.
+        if isinstance(cause, (OperationalError, InterfaceError)) and number and 290500 <= number <= 290599:
+            return True
+        if isinstance(cause, SnowparkSessionException):
+            return True
+    return False
+
+
+class SnowflakeConnection(dg.ConfigurableResource):
+    """A named connection of Snowflake's ``connections.toml``."""
+
+    connection_name: str | None = Field(
+        default=None,
+        description="name in connections.toml; by default Snowflake's own rule: SNOWFLAKE_DEFAULT_CONNECTION_NAME, then "
+        "default_connection_name of config.toml, then 'default'",
+    )
+
+    @property
+    def name(self) -> str:
+        """The connection's name, by Snowflake's rule where none was given."""
+        if self.connection_name:
+            return self.connection_name
+        from snowflake.connector.config_manager import CONFIG_MANAGER
+
+        return str(CONFIG_MANAGER["default_connection_name"])
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A new Snowpark session, closed when the body ends, also by an error.
+
+        Raises:
+            SnowflakeUnreachableError: nothing answers at the connection's address.
+            SnowflakeConnectionError: no such connection, or Snowflake refused the login.
+        """
+        session = self.open_session()
+        try:
+            yield session
+        finally:
+            session.close()
+
+    def open_session(self) -> Session:
+        """As ``session``, for a caller that closes it itself."""
+        from snowflake.snowpark import Session
+
+        with self._explained():
+            return Session.builder.configs(self._options()).create()
+
+    @contextmanager
+    def connect(self) -> Iterator[ConnectorConnection]:
+        """A new connection of snowflake-connector-python with ``?`` placeholders, closed when the body ends."""
+        import snowflake.connector
+
+        with self._explained():
+            connection = snowflake.connector.connect(**self._options(), paramstyle="qmark")
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def query(self, sql: str, binds: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Run one statement and return its rows, column name to value. ``binds`` are the values of the ``?`` placeholders."""
+        from snowflake.connector import DictCursor
+
+        with self.connect() as connection, connection.cursor(DictCursor) as cursor:
+            return list(cursor.execute(sql, tuple(binds) or None).fetchall())  # pyright:
+            ignore[reportOptionalMemberAccess, reportReturnType]
+
+    def _options(self) -> dict[str, Any]:
+        return {"connection_name": self.name, "network_timeout": NETWORK_TIMEOUT_SECONDS}
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn the connector's errors while connecting into ours, which say what to do."""
+        from snowflake.connector.errors import Error
+
+        try:
+            yield
+        except Error as error:
+            name = self.name
+            if any(error_number(cause) in _LOGIN_REFUSED for cause in causes(error)):
+                raise SnowflakeConnectionError(
+                    f"Snowflake refused the login of connection {name!r}: {error.raw_msg or error.msg}. "
+                    "Check its user, password or key in connections.toml"
+                ) from error
+            if is_transient(error):
+                hint = ": start it with `make embedded`" if name == "embedded" else ": check account, host and network"
+                raise SnowflakeUnreachableError(
+                    f"cannot reach Snowflake connection {name!r} ({error.raw_msg or error.msg}){hint}"
+                ) from error
+            raise SnowflakeConnectionError(
+                f"cannot open Snowflake connection {name!r}: {error.raw_msg or error.msg}. "
+                "Connections are in connections.toml of SNOWFLAKE_HOME; `make embedded` writes the one named 'embedded'"
+            ) from error
+
+
+class ReconnectingSession:
+    """A Snowpark session that is opened anew when Snowflake was out of reach or forgot it.
+
+    Everything asked of it must be safe to repeat, because an answer may be lost after the statement has run.
+    """
+
+    def __init__(self, open_session: Callable[[], Session], patience_seconds: float) -> None:
+        """Open the first session at once and without patience: a server that is not there at all is told at once."""
+        self._open_session = open_session
+        self._patience_seconds = patience_seconds
+        self._session: Session | None = open_session()
+
+    def call(self, ask: Callable[[Session], T]) -> T:
+        """``ask(session)``, repeated with back-off and a new session while the error is transient and patience lasts.
+
+        Raises:
+            SnowflakeUnreachableError: Snowflake stayed out of reach for ``patience_seconds``.
+        """
+        from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+
+        retrying = Retrying(
+            retry=retry_if_exception(is_transient),
+            wait=wait_exponential_jitter(initial=0.3, max=10),
+            stop=stop_after_delay(self._patience_seconds),
+            before_sleep=lambda state: self._lost(state.outcome),
+            reraise=True,
+        )
+        try:
+            return retrying(lambda: ask(self._current()))
+        except Exception as error:
+            if not is_transient(error) or isinstance(error, SnowflakeUnreachableError):
+                raise
+            raise SnowflakeUnreachableError(
+                f"Snowflake stayed out of reach for {self._patience_seconds:.0f} s: {error}"
+            ) from error
+
+    def renew(self) -> None:
+        """Forget the session, which may be in the middle of a request; the next call opens a new one."""
+        session, self._session = self._session, None
+        if session is not None:
+            # Closing asks the server, and the connector repeats that for a while when nobody answers.
+            threading.Thread(target=_close, args=(session,), daemon=True).start()
+
+    def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            _close(session)
+
+    def _current(self) -> Session:
+        if self._session is None:
+            self._session = self._open_session()
+        return self._session
+
+    def _lost(self, outcome: Any) -> None:
+        logger.warning("Snowflake is out of reach, trying again: %s", outcome.exception() if outcome else "")
+        self.renew()
+
+
+def _close(session: Session) -> None:
+    try:
+        session.close()
+    except Exception as error:
+        logger.info("a Snowflake session could not be closed: %s", error)
