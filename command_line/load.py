@@ -1,0 +1,65 @@
+"""``customer-insights load``: a person's own files onto the stage and into TABULAR_DATA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from customer_insights import reviews, stage_files, visits
+from customer_insights.errors import PermanentError
+from customer_insights.settings import settings
+from resources.snowflake import SnowflakeConnection
+
+if TYPE_CHECKING:
+    from snowflake.snowpark import Session
+
+
+def load_paths(console: Console, paths: list[Path]) -> None:
+    """Upload what the paths hold and say what to click next.
+
+    Raises:
+        PermanentError: a path does not exist, or nothing in it is a review file or a table of visits.
+    """
+    files = _files(paths)
+    tables = [file for file in files if visits.is_visits_file(file)]
+    texts = [file for file in files if file not in tables and reviews.is_review_file(file.name)]
+    ignored = [file for file in files if file not in tables and file not in texts]
+    if not tables and not texts:
+        raise PermanentError(
+            f"nothing to load in {', '.join(map(str, paths))}: expected review files ({', '.join(reviews.EXTENSIONS)}; "
+            "each may be gzipped) or a CSV of visits with PRODUCT_TYPE, PAGE_LOAD_TIME, ..."
+        )
+    frames = {file: visits.read_visits(file) for file in tables}
+    with SnowflakeConnection(connection_name=settings().connection).session() as session:
+        session.use_schema(settings().qualified_schema)
+        uploaded = upload(session, texts)
+        for file, frame in frames.items():
+            published = visits.load_visits(session, frame)
+            console.print(f"{file.name}: {published.inserted} visits added, {published.updated} replaced in TABULAR_DATA")
+    if texts:
+        console.print(f"{uploaded} review files are on @{settings().review_stage}")
+    for file in ignored:
+        console.print(f"[yellow]left out[/] {file}: neither reviews nor visits")
+    console.print(
+        "next: `make ui`, open Assets > View lineage, select [bold]raw_reviews[/] and what is downstream of it, "
+        "press [bold]Materialize[/] and choose today's partition"
+    )
+
+
+def upload(session: Session, files: list[Path]) -> int:
+    """Put files on the review stage under their own names; one that is there is replaced."""
+    for file in files:
+        with file.open("rb") as content:
+            stage_files.write_upload(session, content, settings().review_stage, file.name)
+    return len(files)
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise PermanentError(f"{path} does not exist")
+        found += sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return found

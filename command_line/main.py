@@ -1,0 +1,114 @@
+"""The commands. Each says what to do next; an error that a person can mend is one sentence and exit code 1."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from command_line import local
+
+app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_show_locals=False, add_completion=True)
+console = Console()
+
+
+@app.command()
+def demo(
+    reviews: Annotated[int, typer.Option(help="real reviews to load beside the written ones, at least")] = 2100,
+) -> None:
+    """Run the whole graph on the sample data and show what came out."""
+    from command_line.demo import run_demo
+
+    run_demo(console, reviews)
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="port of Dagster's page on 127.0.0.1")] = 3000) -> None:
+    """Open Dagster: every asset can be materialized by a click."""
+    import os
+
+    _ready()
+    console.print(f"Dagster opens at [bold]http://127.0.0.1:{port}[/]; Ctrl-C ends it")
+    arguments = ["dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
+    os.chdir(local.ROOT)
+    os.execv(str(Path(sys.executable).parent / "dagster"), arguments)  # noqa: S606
+
+
+@app.command()
+def load(
+    paths: Annotated[list[Path], typer.Argument(help="review files, tables of visits (CSV, Parquet), or folders of both")],
+) -> None:
+    """Put your own reviews on the stage and your table of visits into TABULAR_DATA."""
+    from command_line.load import load_paths
+
+    _ready()
+    load_paths(console, paths)
+
+
+@app.command()
+def deploy(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the statements and run nothing")] = False,
+) -> None:
+    """Create the Snowflake objects that the project needs; what exists is left as it is."""
+    from customer_insights import deployment
+    from customer_insights.settings import settings
+
+    if dry_run:
+        console.print(";\n\n".join(deployment.statements(settings())) + ";", markup=False, highlight=False, soft_wrap=True)
+        return
+    _ready()
+    console.print(f"{settings().qualified_schema} is ready on connection {_connection().name!r}")
+
+
+@app.command()
+def stop() -> None:
+    """Stop the embedded Snowflake."""
+    console.print("the embedded Snowflake has stopped" if local.stop() else "no embedded Snowflake runs")
+
+
+def _connection():
+    from customer_insights.settings import settings
+    from resources.snowflake import SnowflakeConnection
+
+    return SnowflakeConnection(connection_name=settings().connection)
+
+
+def _ready() -> None:
+    """The embedded server runs where the connection is its own, and the objects exist."""
+    from customer_insights import deployment
+    from customer_insights.settings import settings
+
+    if local.uses_embedded():
+        local.start()
+    with _connection().session() as session:
+        deployment.deploy(session, settings())
+
+
+def summary(title: str, columns: list[str], rows: list[list[object]]) -> Table:
+    """A table for the terminal."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row))
+    return table
+
+
+def main() -> None:
+    """Entry point of ``customer-insights``."""
+    local.set_defaults()
+    from customer_insights.errors import CustomerInsightsError
+
+    try:
+        app()
+    except (CustomerInsightsError, RuntimeError) as error:
+        console.print(f"[red]{type(error).__name__}[/]: {error}", markup=True, highlight=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The Dagster code location: joins assets, resources, schedules and sensors. Start reading here.
+
+``definitions(resources)`` lets a test replace a resource; ``defs`` is what Dagster loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from assets import conversion, reviews
+from customer_insights.settings import settings
+from resources.compute_pool import ComputePool
+from resources.snowflake import SnowflakeConnection
+from schedules import jobs, sensors, timetable
+
+# Steps submit and wait: a step's own process costs more than its work, so processes start from one that has imported the code.
+EXECUTOR = dg.multiprocess_executor.configured(
+    {"max_concurrent": 4, "start_method": {"forkserver": {"preload_modules": ["definitions", "snowflake.snowpark"]}}}
+)
+
+
+def definitions(resources: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """Everything, with ``resources`` in place of those of the same name."""
+    snowflake = SnowflakeConnection(connection_name=settings().connection, schema_name=settings().qualified_schema)
+    return dg.Definitions(
+        assets=dg.load_assets_from_modules([reviews, conversion]),
+        jobs=jobs.JOBS,
+        schedules=timetable.SCHEDULES,
+        sensors=sensors.SENSORS,
+        executor=EXECUTOR,
+        resources={"snowflake": snowflake, "compute_pool": ComputePool(snowflake=snowflake), **(resources or {})},
+    )
+
+
+defs = definitions()

@@ -1,0 +1,46 @@
+"""Selections of assets that run together. When they run is in ``timetable`` and ``sensors``."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets import catalogue, conversion, reviews
+
+daily_reviews = dg.define_asset_job(
+    "daily_reviews",
+    selection=dg.AssetSelection.assets(reviews.raw_reviews, reviews.review_sentiment, reviews.review_quality),
+    partitions_def=catalogue.DAILY,
+    description="Reads and scores the reviews that arrived on one day.",
+)
+
+predictions = dg.define_asset_job(
+    "predictions",
+    selection=dg.AssetSelection.assets(
+        reviews.reviews,
+        conversion.purchase_features,
+        conversion.purchase_propensity,
+        conversion.product_insights,
+    ),
+    description="Joins what is scored, predicts every visit with the champion and sums up by product.",
+)
+
+retraining = dg.define_asset_job(
+    "retraining",
+    selection=dg.AssetSelection.assets(
+        conversion.purchase_features,
+        conversion.conversion_model,
+        conversion.champion,
+        conversion.purchase_propensity,
+        conversion.model_explanations,
+    ),
+    description="Trains a challenger, promotes it when it is good enough, predicts and explains with the champion.",
+)
+
+everything = dg.define_asset_job(
+    "everything",
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(reviews.staged_reviews, reviews.tabular_data),
+    partitions_def=catalogue.DAILY,
+    description="The whole graph, from the stage to the insights, for one day or a range of days of arrival.",
+)
+
+JOBS = [daily_reviews, predictions, retraining, everything]
