@@ -3,8 +3,6 @@
 ``definitions(resources)`` lets a test replace a resource; ``defs`` is what Dagster loads.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +22,12 @@ EXECUTOR = dg.multiprocess_executor.configured(
 
 def definitions(resources: Mapping[str, Any] | None = None) -> dg.Definitions:
     """Everything, with ``resources`` in place of those of the same name."""
-    snowflake = SnowflakeConnection(connection_name=settings().connection, schema_name=settings().qualified_schema)
+    snowflake = SnowflakeConnection(
+        connection_name=settings().connection,
+        database=settings().database,
+        schema_name=settings().schema_name,
+        warehouse=settings().warehouse,
+    )
     return dg.Definitions(
         assets=dg.load_assets_from_modules([reviews, conversion]),
         jobs=jobs.JOBS,

@@ -1,7 +1,5 @@
 """The purchase model: features, the trained challenger, the gate to champion, predictions, explanations and insights."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from assets import catalogue, checks
@@ -23,7 +21,7 @@ EXPLAINED_VISITS = 100
 
 @dg.asset(
     group_name=GROUP,
-    deps=[reviews, tabular_data],
+    deps=[reviews, tabular_data.key],
     kinds={"snowflake", "sql"},
     owners=catalogue.OWNERS,
     tags={"domain": "conversion"},

@@ -1,7 +1,5 @@
 """Reviews: what arrives on the stage, what is read from it, its scores, and the view that joins them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 
@@ -25,7 +23,7 @@ GROUP = "reviews"
         "The review files on the stage: text, CSV, JSON Lines or Parquet, plain or gzip, as the shop exports them. "
         "Observing it gives each day of arrival a data version, so that nothing runs when nothing came."
     ),
-    tags={"domain": "reviews"},
+    tags={"domain": "reviews", "dagster/kind/snowflake": "", "dagster/kind/file": ""},
 )
 def staged_reviews(snowflake: SnowflakeConnection) -> dg.DataVersionsByPartition:
     """One data version a day of arrival, from names, sizes and checksums of its files."""
@@ -33,7 +31,7 @@ def staged_reviews(snowflake: SnowflakeConnection) -> dg.DataVersionsByPartition
 
     with snowflake.session() as session:
         days: dict[str, list[str]] = defaultdict(list)
-        for file in stage_files.list_stage(session, settings().review_stage):
+        for file in stage_files.list_files(session, f"@{settings().review_stage}"):
             days[file.arrival_date.isoformat()].append(f"{file.name} {file.size} {file.md5}")
     return dg.DataVersionsByPartition(
         {day: hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest() for day, files in days.items()}
@@ -44,7 +42,7 @@ def staged_reviews(snowflake: SnowflakeConnection) -> dg.DataVersionsByPartition
     group_name=GROUP,
     metadata=catalogue.table_metadata(TABULAR_DATA),
     description="Visits to product pages: what was shown, how long it took to load, and whether the visit ended in a purchase.",
-    tags={"domain": "visits"},
+    tags={"domain": "visits", "dagster/kind/snowflake": "", "dagster/kind/table": ""},
 )
 def tabular_data(snowflake: SnowflakeConnection) -> dg.DataVersion:
     """A fingerprint of the table, whatever the order of its rows."""
@@ -55,7 +53,7 @@ def tabular_data(snowflake: SnowflakeConnection) -> dg.DataVersion:
 
 @dg.asset(
     group_name=GROUP,
-    deps=[staged_reviews],
+    deps=[staged_reviews.key],
     partitions_def=catalogue.DAILY,
     backfill_policy=catalogue.ONE_RUN,
     kinds={"snowflake", "ray"},

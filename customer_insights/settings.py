@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CUSTOMER_INSIGHTS_", env_file=".env", extra="ignore", frozen=True)
 
     # Snowflake's objects
-    connection: str = Field("embedded", description="connection of connections.toml; SNOWFLAKE_DEFAULT_CONNECTION_NAME")
+    connection: str | None = Field(None, description="connection of connections.toml; None: Snowflake's own rule chooses")
     database: Identifier = "HOL_DB"
     schema_name: Identifier = "HOL_SCHEMA"
     warehouse: Identifier = "HOL_WAREHOUSE"
@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     model_name: Identifier = "CONVERSION_MODEL"
 
     # how the jobs run
+    external_access_integrations: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
+        (), description="what a job's container may reach, e.g. to install its requirements"
+    )
     target_instances: int = Field(1, ge=1, description="nodes of a scoring job")
     queue_timeout_seconds: float = Field(1800, gt=0)
     run_timeout_seconds: float = Field(4 * 3600, gt=0)
@@ -57,7 +60,9 @@ class Settings(BaseSettings):
     sentiment_cortex_languages: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = (
         "en", "fr", "de", "hi", "it", "es", "pt",
     )  # fmt: skip
-    sentiment_model: str = Field("use", description="'use', 'e5', or a Hugging Face name or stage path for transformers")
+    sentiment_model: str = Field(
+        "use", description="'use', 'e5', or a Hugging Face name or stage path for transformers"
+    )
     sentiment_revision: str | None = None
 
     # quality: the labels are the hypotheses of the quickstart's zero-shot classifier
@@ -71,9 +76,13 @@ class Settings(BaseSettings):
     quality_revision: str | None = None
 
     # the purchase model
-    training_code_version: str = Field("1", description="raise it when training changes, and unchanged features are trained again")
+    training_code_version: str = Field(
+        "1", description="raise it when training changes, and unchanged features are trained again"
+    )
     minimum_training_rows: int = Field(200, ge=20)
-    promotion_tolerance: float = Field(0.005, ge=0, description="AUC by which a challenger may fall short of the champion")
+    promotion_tolerance: float = Field(
+        0.005, ge=0, description="AUC by which a challenger may fall short of the champion"
+    )
 
     # credits an hour of one node of the pool's family (Snowflake's consumption table); for the estimate in metadata
     credits_per_node_hour: float = 0.22
@@ -88,5 +97,3 @@ class Settings(BaseSettings):
 def settings() -> Settings:
     """The settings of this process, read once."""
     return Settings()
-
-

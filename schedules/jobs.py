@@ -38,7 +38,7 @@ retraining = dg.define_asset_job(
 
 everything = dg.define_asset_job(
     "everything",
-    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(reviews.staged_reviews, reviews.tabular_data),
+    selection=dg.AssetSelection.groups(reviews.GROUP, conversion.GROUP, "insights").materializable(),
     partitions_def=catalogue.DAILY,
     description="The whole graph, from the stage to the insights, for one day or a range of days of arrival.",
 )

@@ -3,8 +3,6 @@
 They are loaded stopped; ``CUSTOMER_INSIGHTS_SCHEDULES_ON=true`` loads them running.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 
