@@ -1,0 +1,287 @@
+"""``customer-insights demo``: the sample data onto the stage, the whole graph once, and what came out.
+
+The run is an ordinary Dagster run on the instance that ``make ui`` shows; nothing here does the work of an asset.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from command_line import local
+from customer_insights.settings import settings
+from resources.snowflake import SnowflakeConnection
+
+if TYPE_CHECKING:
+    import dagster as dg
+    from snowflake.snowpark import Session
+
+SAMPLE_DIRECTORY = local.ROOT / ".cache" / "sample_data"
+FILES_DIRECTORY = local.ROOT / ".cache" / "demo_files"
+JOB = "everything"
+TAG = "customer_insights/demo"
+POLL_SECONDS = 0.5
+START_TIMEOUT_SECONDS = 120
+
+
+@dataclass
+class Progress:
+    """What the run's events have told so far, by asset."""
+
+    run_id: str = ""
+    status: str = ""
+    rows: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    jobs: dict[str, str] = field(default_factory=dict)
+    checks: dict[str, Counter[str]] = field(default_factory=dict)
+    metadata: dict[str, dict[str, Any]] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
+    started: dict[str, float] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+
+def run_demo(console: Console, real_reviews: int) -> None:
+    """Set up, load, run and show.
+
+    Raises:
+        RuntimeError: the run did not succeed.
+    """
+    begun = time.monotonic()
+    if local.uses_embedded() and (seconds := local.start()):
+        console.print(f"embedded Snowflake started in {seconds:.1f} s (connection 'embedded' in {local.home().name}/)")
+    connection = SnowflakeConnection(connection_name=settings().connection)
+    with connection.session() as session:
+        _deploy(session)
+        console.print(_load(session, real_reviews))
+        start, end = _window(session)
+    console.print(f"materializing every asset for arrivals from {start} to {end} ...")
+    progress = _run(console, start, end)
+    seconds = time.monotonic() - begun
+    if progress.status != "SUCCESS":
+        raise RuntimeError(f"run {progress.run_id} ended as {progress.status}:\n" + "\n".join(progress.failures))
+    with connection.session() as session:
+        session.use_schema(settings().qualified_schema)
+        _show(console, session, progress, seconds)
+
+
+def _deploy(session: Session) -> None:
+    from customer_insights import deployment
+
+    deployment.deploy(session, settings())
+
+
+def _load(session: Session, real_reviews: int) -> str:
+    """Put the sample on the stage, once; files that are there stay untouched."""
+    from command_line.load import upload
+    from customer_insights import sample_data, stage_files, visits
+
+    sample_data.fetch(SAMPLE_DIRECTORY)
+    there = {file.name for file in stage_files.list_files(session, f"@{settings().review_stage}")}
+    frame = sample_data.sample(real_reviews, directory=SAMPLE_DIRECTORY)
+    files = sample_data.write_files(frame, FILES_DIRECTORY)
+    new = [file for file in files if file.name not in there]
+    if not new:
+        return f"the sample is on @{settings().review_stage} already: {len(files)} files"
+    upload(session, new)
+    visits.load_visits(session, visits.read_visits(FILES_DIRECTORY / "tabular_data.csv"))
+    written = int((frame["source"] == "written").sum())
+    return (
+        f"loaded {len(new)} files with {len(frame)} reviews onto @{settings().review_stage}: {len(frame) - written} real ones "
+        f"(Chinese, English), {written} written for this project; their visits and purchases in TABULAR_DATA are synthetic"
+    )
+
+
+def _window(session: Session) -> tuple[str, str]:
+    """From the first to the last day with files that were not read yet; today when there are none."""
+    from customer_insights import ingest
+
+    today = datetime.now(UTC).date().isoformat()
+    pending = ingest.pending_files(session, settings(), settings().partition_start, today)
+    days = sorted(file.arrival_date.isoformat() for file in pending)
+    return (days[0], days[-1]) if days else (today, today)
+
+
+def _run(console: Console, start: str, end: str) -> Progress:
+    import dagster as dg
+
+    mark = uuid.uuid4().hex
+    tags = {
+        TAG: mark,
+        "dagster/asset_partition_range_start": start,
+        "dagster/asset_partition_range_end": end,
+    }
+    log = local.home() / "demo.log"
+    with log.open("w") as output, dg.DagsterInstance.get() as instance:
+        process = subprocess.Popen(  # noqa: S603
+            [
+                str(Path(sys.executable).parent / "dagster"),
+                *("job", "execute", "-m", "definitions", "-j", JOB, "--tags", json.dumps(tags)),
+            ],
+            cwd=local.ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            progress = _follow(console, instance, process, mark)
+        except BaseException:
+            process.terminate()
+            process.wait(timeout=60)
+            raise
+    if not progress.run_id:
+        raise RuntimeError(f"Dagster started no run; the end of {log}:\n{log.read_text()[-3000:]}")
+    return progress
+
+
+def _follow(console: Console, instance: dg.DagsterInstance, process: subprocess.Popen, mark: str) -> Progress:
+    import dagster as dg
+
+    progress, cursor = Progress(), None
+    while True:
+        ended = process.poll() is not None
+        if not progress.run_id:
+            runs = instance.get_runs(filters=dg.RunsFilter(tags={TAG: mark}), limit=1)
+            progress.run_id = runs[0].run_id if runs else ""
+        if progress.run_id:
+            connection = instance.get_records_for_run(progress.run_id, cursor=cursor)
+            cursor = connection.cursor
+            for record in connection.records:
+                _note(console, progress, record.event_log_entry)
+        if ended:
+            run = instance.get_run_by_id(progress.run_id) if progress.run_id else None
+            progress.status = run.status.value if run else "NOT STARTED"
+            return progress
+        time.sleep(POLL_SECONDS)
+
+
+def _note(console: Console, progress: Progress, entry: dg.EventLogEntry) -> None:
+    """Take one event of the run into ``progress`` and print a line where it tells something."""
+    import dagster as dg
+
+    event = entry.dagster_event
+    step = entry.step_key
+    if event is None or step is None:
+        return
+    if event.event_type == dg.DagsterEventType.STEP_START:
+        progress.started[step] = entry.timestamp
+    elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
+        _note_materialization(progress, step, event)
+    elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+        evaluation = event.asset_check_evaluation_data
+        outcome = "passed" if evaluation.passed else "warned" if evaluation.severity.value == "WARN" else "failed"
+        progress.checks.setdefault(step, Counter())[outcome] += 1
+        if not evaluation.passed:
+            progress.failures.append(f"check {evaluation.check_name} of {step}: {evaluation.description}")
+    elif event.event_type == dg.DagsterEventType.STEP_SUCCESS:
+        progress.seconds[step] = entry.timestamp - progress.started.get(step, entry.timestamp)
+        rows = f"{progress.rows[step]:>7,} rows" if step in progress.rows else " " * 12
+        console.print(f"  [green]✓[/] {step:<20} {rows} {progress.seconds[step]:6.1f} s")
+    elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
+        error = event.step_failure_data.error
+        text = (error.cause.message if error and error.cause else error.message if error else "failed").strip()
+        progress.failures.append(f"{step}: {text}")
+        console.print(f"  [red]✗[/] {step}")
+
+
+def _note_materialization(progress: Progress, step: str, event: dg.DagsterEvent) -> None:
+    if step not in progress.order:
+        progress.order.append(step)
+    metadata = {name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()}
+    progress.metadata[step] = metadata
+    if "dagster/row_count" in metadata:
+        progress.rows[step] = int(metadata["dagster/row_count"])
+    progress.jobs[step] = str(metadata.get("snowflake/job_id") or metadata.get("job") or "none").rsplit(".", 1)[-1]
+
+
+def _show(console: Console, session: Session, progress: Progress, seconds: float) -> None:
+    from command_line.main import summary
+
+    rows = [
+        [
+            step,
+            f"{progress.rows[step]:,}" if step in progress.rows else "",
+            f"{progress.seconds.get(step, 0):.1f}",
+            progress.jobs[step],
+            ", ".join(f"{count} {outcome}" for outcome, count in progress.checks.get(step, Counter()).items()) or "none",
+        ]
+        for step in progress.order
+    ]
+    console.print()
+    console.print(summary("What was materialized", ["asset", "rows", "seconds", "job", "checks"], rows))
+    for failure in progress.failures:
+        console.print(f"[yellow]{failure}[/]", highlight=False)
+    _show_model(console, progress)
+    _show_predictions(console, session)
+    raw = progress.metadata.get("raw_reviews", {})
+    scored = sum(int(progress.metadata.get(step, {}).get(name, 0)) for step, name in _SCORED)
+    submitted = [step for step, job in progress.jobs.items() if not job.startswith("none")]
+    read = int(raw.get("files read", 0))
+    console.print(
+        f"\n{read} new files read, {scored} scores computed, {len(submitted)} jobs submitted"
+        f"{': nothing was new' if not read and not submitted else ''}. Run {progress.run_id[:8]} took {seconds:.0f} s in all."
+    )
+    console.print("next: [bold]make ui[/] opens Dagster on these data; [bold]customer-insights load PATH[/] adds your own reviews")
+
+
+_SCORED = (
+    ("review_sentiment", "rows scored by Cortex"),
+    ("review_sentiment", "rows scored on the compute pool"),
+    ("review_quality", "rows classified"),
+)
+
+
+def _show_model(console: Console, progress: Progress) -> None:
+    from command_line.main import summary
+    from customer_insights import sample_data
+    from customer_insights.synthetic_purchases import best_achievable_auc
+
+    metrics = progress.metadata.get("conversion_model", {})
+    champion = progress.metadata.get("champion", {})
+    names = (("challenger", "this model"), ("logistic_regression", "logistic regression"), ("prior", "purchase rate alone"))
+    columns = ["roc_auc", "average_precision", "log_loss", "brier", "expected_calibration_error", "top_decile_lift"]
+    rows = [
+        [label, *(f"{float(metrics[f'{name}_{column}']):.3f}" for column in columns)]
+        for name, label in names
+        if f"{name}_roc_auc" in metrics
+    ]
+    title = f"Model {metrics.get('version')} on {metrics.get('challenger_rows')} test visits; in service: {champion.get('champion')}"
+    console.print()
+    console.print(summary(title, ["", *(column.replace("_", " ") for column in columns)], rows))
+    frame = sample_data.purchases(sample_data.sample(directory=SAMPLE_DIRECTORY))
+    best = best_achievable_auc(frame["TRUE_PROBABILITY"].to_numpy())
+    console.print(f"the purchases are synthetic: no model that sees these features can expect an AUC above {best:.3f}")
+
+
+def _show_predictions(console: Console, session: Session) -> None:
+    from command_line.main import summary
+
+    found = session.sql(
+        "SELECT f.PRODUCT_TYPE, f.PRODUCT_LAYOUT, f.PAGE_LOAD_TIME, f.REVIEW_SENTIMENT, r.LANGUAGE, r.REVIEW_TEXT, "
+        "p.PURCHASE_PROBABILITY, p.DECILE\n"
+        "FROM PURCHASE_PROPENSITY AS p JOIN PURCHASE_FEATURES AS f ON f.UUID = p.UUID JOIN REVIEWS AS r ON r.UUID = p.UUID\n"
+        "QUALIFY ROW_NUMBER() OVER (PARTITION BY p.DECILE ORDER BY MD5(p.UUID)) = 1 AND p.DECILE IN (1, 3, 5, 8, 10)\n"
+        "ORDER BY p.PURCHASE_PROBABILITY DESC"
+    ).collect()
+    rows = [
+        [
+            f"{row['PRODUCT_TYPE']} / {row['PRODUCT_LAYOUT']}",
+            f"{row['PAGE_LOAD_TIME']:.1f} s",
+            "" if row["REVIEW_SENTIMENT"] is None else f"{row['REVIEW_SENTIMENT']:+.2f}",
+            f"{row['LANGUAGE']}: {' '.join(row['REVIEW_TEXT'].split())[:60]}",
+            f"{row['PURCHASE_PROBABILITY']:.2f}",
+            row["DECILE"],
+        ]
+        for row in found
+    ]
+    console.print()
+    columns = ["product", "page load", "sentiment", "review", "probability", "decile"]
+    console.print(summary("Five predictions of a purchase", columns, rows))
