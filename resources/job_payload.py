@@ -85,7 +85,7 @@ class PayloadSnapshot:
 
     @cached_property
     def digest(self) -> str:
-        """12 hexadecimal digits of SHA-256 over names, contents, requirements and the client whose launcher goes along."""
+        """12 hexadecimal digits of SHA-256 over names, contents, requirements and the version of the launcher."""
         client = importlib.metadata.version("snowflake-ml-python")
         digest = hashlib.sha256(json.dumps([client, *self.requirements]).encode())
         for name, content in sorted(self.files.items()):

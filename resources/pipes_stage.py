@@ -115,7 +115,8 @@ class StageMessageReader(dg.PipesMessageReader):
         return self._snowflake.call(lambda session: get_bytes(session.connection, self._location, name))
 
     def _handle(self, message: Any) -> None:
-        assert self._handler is not None, "poll is called inside the Pipes session only"
+        if self._handler is None:
+            raise DagsterPipesError("messages are read inside the Pipes session only")
         if message["method"] == "closed":
             self.exception = (message.get("params") or {}).get("exception")
         self._handler.handle_message(message)

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 # Errors after which the same statement may succeed: the request did not get through (25xxxx), or the session is gone
 # (39011x) and a new one helps.
 # https://github.com/snowflakedb/snowflake-connector-python/blob/main/src/snowflake/connector/errorcode.py
-_NO_ANSWER = frozenset({250001, 250003, 250006, 251001, 251002, 251011, 251012})
+_NO_ANSWER = frozenset({250001, 250002, 250003, 250006, 251001, 251002, 251011, 251012})
 _SESSION_GONE = frozenset({390104, 390110, 390111, 390112, 390114, 390115})
 _LOGIN_REFUSED = range(390100, 390200)
 # The connector repeats a request without end by default.
@@ -54,7 +54,7 @@ def error_number(error: BaseException) -> int | None:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the error says that Snowflake was out of reach or the session is gone, so that another try may succeed."""
+    """Whether Snowflake was out of reach or the session is gone, so that another try may succeed."""
     if isinstance(error, SnowflakeUnreachableError):
         return True
     if isinstance(error, SnowflakeConnectionError):
@@ -79,9 +79,12 @@ class SnowflakeConnection(dg.ConfigurableResource):
 
     connection_name: str | None = Field(
         default=None,
-        description="name in connections.toml; by default Snowflake's own rule: SNOWFLAKE_DEFAULT_CONNECTION_NAME, then "
-        "default_connection_name of config.toml, then 'default'",
+        description="name in connections.toml; by default Snowflake's own rule: SNOWFLAKE_DEFAULT_CONNECTION_NAME, "
+        "then default_connection_name of config.toml, then 'default'",
     )
+    database: str | None = Field(default=None, description="instead of the connection's")
+    schema_name: str | None = Field(default=None, description="instead of the connection's")
+    warehouse: str | None = Field(default=None, description="instead of the connection's")
 
     @property
     def name(self) -> str:
@@ -104,7 +107,7 @@ class SnowflakeConnection(dg.ConfigurableResource):
         try:
             yield session
         finally:
-            session.close()
+            _close(session)
 
     def open_session(self) -> Session:
         """As ``session``, for a caller that closes it itself."""
@@ -126,15 +129,21 @@ class SnowflakeConnection(dg.ConfigurableResource):
             connection.close()
 
     def query(self, sql: str, binds: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Run one statement and return its rows, column name to value. ``binds`` are the values of the ``?`` placeholders."""
+        """The rows of one statement, column name to value; ``binds`` are the values of its ``?`` placeholders."""
         from snowflake.connector import DictCursor
 
-        with self.connect() as connection, connection.cursor(DictCursor) as cursor:
-            return list(cursor.execute(sql, tuple(binds) or None).fetchall())  # pyright:
-            ignore[reportOptionalMemberAccess, reportReturnType]
+        with self.connect() as connection:
+            cursor = connection.cursor(DictCursor)
+            cursor.execute(sql, tuple(binds) or None)
+            return [dict(row) for row in cursor.fetchall()]
 
     def _options(self) -> dict[str, Any]:
-        return {"connection_name": self.name, "network_timeout": NETWORK_TIMEOUT_SECONDS}
+        chosen = {"database": self.database, "schema": self.schema_name, "warehouse": self.warehouse}
+        return {
+            "connection_name": self.name,
+            "network_timeout": NETWORK_TIMEOUT_SECONDS,
+            **{name: value for name, value in chosen.items() if value},
+        }
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -220,6 +229,7 @@ class ReconnectingSession:
 
 
 def _close(session: Session) -> None:
+    # Closing asks the server, and raises where the server cannot answer: that must not hide the error of the body.
     try:
         session.close()
     except Exception as error:

@@ -1,0 +1,154 @@
+"""One job as it is asked for: its identity, and its submission by Snowflake's client.
+
+Watching a submitted job is in ``job_watch.py``, the files that go along are in ``job_payload.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dagster import AssetExecutionContext, OpExecutionContext
+
+from resources.errors import JobRejectedError
+from resources.job_payload import UploadedPayload
+
+if TYPE_CHECKING:
+    from snowflake.snowpark import Session
+
+StepContext = AssetExecutionContext | OpExecutionContext
+
+# How often a step has called run() in this process: a step may run several jobs.
+_CALLS: Counter[tuple[str, str, int]] = Counter()
+
+
+@dataclass(frozen=True)
+class JobIdentity:
+    """What tells one job from every other: see the module's docstring."""
+
+    run_id: str
+    step: str
+    retry: int
+    call: int
+    partition: str | None
+
+    @classmethod
+    def of(cls, context: StepContext) -> JobIdentity:
+        step = context.get_step_execution_context().step.key
+        key = (context.run_id, step, context.retry_number)
+        _CALLS[key] += 1
+        partition = None
+        if context.has_partition_key or context.has_partition_key_range:
+            window = context.partition_key_range
+            partition = window.start if window.start == window.end else f"{window.start}...{window.end}"
+        return cls(*key, _CALLS[key], partition)
+
+    @property
+    def job_name(self) -> str:
+        # Short enough (56 of 63 characters) for a DNS label, which the name of a service becomes.
+        step = re.sub(r"\W", "_", self.step).upper()[:16]
+        key = hashlib.sha256(f"{self.step}\0{self.retry}\0{self.call}".encode()).hexdigest()[:6]
+        return f"{step if step[:1].isalpha() else 'S' + step[:15]}_{self.run_id.replace('-', '')}_{key}".upper()
+
+    def comment(self, payload: str) -> str:
+        values = {
+            "dagster_run_id": self.run_id,
+            "step": self.step,
+            "retry": self.retry,
+            "partition": self.partition,
+            "payload": payload,
+        }
+        return json.dumps({key: value for key, value in values.items() if value is not None})
+
+    @property
+    def tag(self) -> str:
+        """The run's tag for the job's id; Dagster allows one slash and 63 characters after it."""
+        step = re.sub(r"[^A-Za-z0-9_.-]", "_", self.step)[-60:]
+        return f"snowflake_job/{step}" if self.call == 1 else f"snowflake_job/{step}.{self.call}"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One job as it is asked for."""
+
+    identity: JobIdentity
+    payload: UploadedPayload
+    payload_digest: str
+    compute_pool: str
+    stage: str
+    args: tuple[str, ...]
+    env_vars: Mapping[str, str]
+    target_instances: int
+    min_instances: int
+    query_warehouse: str | None
+    external_access_integrations: tuple[str, ...]
+
+    @property
+    def comment(self) -> str:
+        return self.identity.comment(self.payload_digest)
+
+
+def qualified_stage(session: Session, stage: str) -> str:
+    """``@DB.SCHEMA.STAGE``, so that the job's session finds the same stage whatever its schema is."""
+    name = stage.lstrip("@")
+    if name.count(".") >= 2:
+        return f"@{name}"
+    database, schema = session.get_current_database(), session.get_current_schema()
+    if not database or not schema:
+        raise JobRejectedError(
+            f"stage {stage} has no database and schema, and neither has the connection: give it as DB.SCHEMA.STAGE"
+        )
+    plain = [part.strip('"') if re.fullmatch(r'"[A-Z_][A-Z0-9_$]*"', part) else part for part in (database, schema)]
+    return "@" + ".".join([*plain[: 2 - name.count(".")], name])
+
+
+def submit(session: Session, submission: Submission) -> str:
+    """Submit one job by Snowflake's client, under the name that was chosen for it; returns its id."""
+    from snowflake.ml.jobs import MLJobDefinition
+
+    definition = MLJobDefinition(
+        source=str(submission.payload.stage_path),
+        compute_pool=submission.compute_pool,
+        stage_name=submission.stage,
+        session=session,
+        name=submission.payload.stage_path.name,
+        target_instances=submission.target_instances,
+        min_instances=submission.min_instances,
+        external_access_integrations=list(submission.external_access_integrations) or None,
+        env_vars=dict(submission.env_vars),
+        query_warehouse=submission.query_warehouse,
+        payload=submission.payload,  # pyright: ignore[reportArgumentType]
+        comment=submission.comment,
+    )
+    # The client names every job after the folder of its payload, and adds a suffix. The first call of to_sql()
+    # registers the definition; after it the name is free to be the job's own, without a suffix, so that a second
+    # submission is refused.
+    definition.to_sql()
+    definition.job_definition_id = f"{definition.database}.{definition.schema}.{submission.identity.job_name}"
+    definition.job_options.generate_suffix = False
+    return str(definition(*submission.args).id)
+
+
+def find_job(session: Session, submission: Submission) -> str | None:
+    """Id of the job that this submission has already created, if there is one."""
+    name = submission.identity.job_name
+    schema = submission.stage.lstrip("@").rsplit(".", 1)[0]
+    for row in session.sql(f"SHOW JOB SERVICES LIKE '{name}%' IN SCHEMA {schema}").collect():
+        if row["name"] == name or str(row["name"]).startswith(f"{name}_"):
+            if row["comment"] != submission.comment:
+                raise JobRejectedError(
+                    f"a job named {name} exists that is not this one: {row['comment']} instead of {submission.comment}"
+                )
+            return f"{row['database_name']}.{row['schema_name']}.{row['name']}"
+    return None
+
+
+def instance_family(session: Session, compute_pool: str) -> str:
+    """Instance family of a compute pool (``CPU_X64_M``), or an empty text where the pool cannot be seen."""
+    rows = session.sql(f"SHOW COMPUTE POOLS LIKE '{compute_pool}'").collect()
+    return str(rows[0]["instance_family"]) if rows else ""

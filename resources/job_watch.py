@@ -1,0 +1,308 @@
+"""One job from its submission to its end: status, log, messages, limits, and its fate when its step is interrupted.
+
+How a job is asked for is in ``job_submission.py``; what Dagster gets in the end is in ``snowflake_jobs.py``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from dagster import DagsterRunStatus
+
+from resources.errors import (
+    JobFailedError,
+    JobLostError,
+    JobRejectedError,
+    JobTimeoutError,
+    JobUnreachableError,
+    SnowflakeUnreachableError,
+)
+from resources.job_logs import LogFollower
+from resources.job_submission import StepContext, Submission, find_job, submit
+from resources.pipes_stage import StageMessageReader, remove_files
+from resources.snowflake import ReconnectingSession, causes, error_number, is_transient
+
+if TYPE_CHECKING:
+    from dagster import PipesSession
+    from snowflake.ml.jobs import MLJob
+    from snowflake.snowpark import Session
+
+TERMINAL = frozenset({"DONE", "FAILED", "CANCELLED", "INTERNAL_ERROR", "DELETED"})
+LOST = frozenset({"INTERNAL_ERROR", "DELETED"})
+NOT_SUBMITTED = "NOT SUBMITTED"
+_ALREADY_EXISTS = 2002
+
+
+@dataclass(frozen=True)
+class Polling:
+    """Seconds between two looks at a job: the first, the longest, and the factor from one to the next."""
+
+    first: float = 0.3
+    longest: float = 5.0
+    factor: float = 1.25
+
+    def intervals(self) -> Iterator[float]:
+        interval = self.first
+        while True:
+            yield interval
+            interval = min(interval * self.factor, self.longest)
+
+
+class WatchedJob:
+    """One job from its submission to its end, watched by one step."""
+
+    def __init__(
+        self,
+        context: StepContext,
+        snowflake: ReconnectingSession,
+        reader: StageMessageReader,
+        *,
+        polling: Polling,
+        queue_timeout: float,
+        run_timeout: float,
+        cancel_timeout: float,
+    ) -> None:
+        self._context = context
+        self._snowflake = snowflake
+        self._reader = reader
+        self._polling = polling
+        self._queue_timeout = queue_timeout
+        self._run_timeout = run_timeout
+        self._cancel_timeout = cancel_timeout
+        self._log = LogFollower()
+        self._log_complaint = ""
+        self._submitted = self._started = self._ended = 0.0
+        self.job_id: str | None = None
+        self.status = NOT_SUBMITTED
+
+    # -- what others ask -----------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """The job's id; asked for once there is a job."""
+        if self.job_id is None:
+            raise JobRejectedError("there is no job yet")
+        return self.job_id
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing (or nothing any more) that runs."""
+        return self.status == NOT_SUBMITTED or self.status in TERMINAL
+
+    @property
+    def queue_seconds(self) -> float:
+        return (self._started or self._ended) - self._submitted
+
+    @property
+    def run_seconds(self) -> float:
+        return self._ended - (self._started or self._ended)
+
+    def run(self, submission: Submission, *, cancel_on_shutdown: bool) -> None:
+        """Submit and watch to the end. Whatever happens in between, no job is left behind unless that is meant."""
+        try:
+            self._submit(submission)
+            self._watch()
+        except SnowflakeUnreachableError as error:
+            raise JobUnreachableError(f"{error}; {self._described()} was left as it is", self.job_id) from error
+        except Exception:
+            self._cancel_unless_over(submission, "this step failed")
+            raise
+        except BaseException:
+            # The run was cancelled, or this process is asked to stop. The session may be in the middle of a request.
+            self._snowflake.renew()
+            if cancel_on_shutdown or self._run_is_cancelled():
+                self._cancel_unless_over(submission, "the run was cancelled")
+            else:
+                self._context.log.warning(f"this process stops; {self._described()} is left running")
+            raise
+
+    def require_success(self, pipes_session: PipesSession, require_materializations: bool) -> None:
+        """Raise unless the job ended well and said what it did."""
+        if self.status == "DONE":
+            self._reader.drain()
+        else:
+            self._reader.poll()
+        handler = pipes_session.message_handler
+        if self.status in LOST:
+            raise JobLostError(*self._failure(f"Snowflake lost {self._described()}"))
+        if self._reader.exception:
+            stack = "".join(self._reader.exception.get("stack") or ())
+            message = (self._reader.exception.get("message") or "").strip()
+            raise JobFailedError(*self._failure(f"{self._described()} failed: {message}\n{stack}"))
+        if self.status != "DONE":
+            raise JobFailedError(*self._failure(f"{self._described()} did not end well"))
+        if not handler.received_opened_message:
+            raise JobFailedError(*self._failure(f"{self._described()} reported nothing: it must use open_job_pipes()"))
+        if not handler.received_closed_message:
+            raise JobFailedError(*self._failure(f"{self._described()} ended without closing its Pipes session"))
+        if require_materializations and self._context.has_assets_def:
+            self._require_materializations(pipes_session)
+
+    def remove_files(self, location: str) -> None:
+        """Remove the job's context and messages; a job that ended well is not failed for want of that."""
+        try:
+            self._snowflake.call(lambda session: remove_files(session.connection, location))
+        except Exception as error:
+            self._context.log.warning(f"files of {self._described()} remain in {location}: {error}")
+
+    # -- submit --------------------------------------------------------------------------------------------------
+
+    def _submit(self, submission: Submission) -> None:
+        # From here on a job may exist although no answer came: it is looked for by its name.
+        self.status = "PENDING"
+        self._submitted = time.monotonic()
+        asked_before = False
+
+        def ask(session: Session) -> str:
+            nonlocal asked_before
+            if asked_before and (found := find_job(session, submission)):
+                return found
+            asked_before = True
+            return submit(session, submission)
+
+        try:
+            self.job_id = self._snowflake.call(ask)
+        except SnowflakeUnreachableError:
+            raise
+        except Exception as error:
+            if any(error_number(cause) == _ALREADY_EXISTS for cause in causes(error)):
+                self.job_id = self._snowflake.call(lambda session: find_job(session, submission))
+            if self.job_id is None:
+                self.status = NOT_SUBMITTED
+                raise JobRejectedError(
+                    f"Snowflake refused job {submission.identity.job_name} for pool {submission.compute_pool}: {error}"
+                ) from error
+        self._context.instance.add_run_tags(self._context.run_id, {submission.identity.tag: self.id})
+        self._context.log.info(
+            f"submitted {self.job_id} to {submission.compute_pool}, {submission.target_instances} node(s), "
+            f"payload {submission.payload_digest}"
+        )
+
+    # -- watch ---------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        intervals = self._polling.intervals()
+        while True:
+            status = self._ask_status()
+            if status != self.status:
+                self._context.log.info(f"{self.job_id} is {status}")
+                self.status = status
+                intervals = self._polling.intervals()
+            now = time.monotonic()
+            if status != "PENDING" and not self._started:
+                self._started = now
+            self._read_log()
+            self._reader.poll()
+            if status in TERMINAL:
+                self._ended = now
+                self._end_log()
+                return
+            self._check_limits(now)
+            time.sleep(next(intervals))
+
+    def _check_limits(self, now: float) -> None:
+        if not self._started and now - self._submitted > self._queue_timeout:
+            raise JobTimeoutError(
+                f"{self._described()} waited more than {self._queue_timeout:g} s (queue_timeout) for its compute pool "
+                "and was cancelled: look at the pool's nodes with SHOW COMPUTE POOLS, or raise the limit",
+                self.job_id,
+            )
+        if self._started and now - self._started > self._run_timeout:
+            raise JobTimeoutError(
+                f"{self._described()} ran more than {self._run_timeout:g} s (run_timeout) and was cancelled. "
+                f"Its last log lines:\n" + "\n".join(f"    {line}" for line in self._log.tail),
+                self.job_id,
+            )
+
+    def _ask_status(self) -> str:
+        return self._snowflake.call(lambda session: str(self._job(session).status))
+
+    def _job(self, session: Session) -> MLJob[Any]:
+        from snowflake.ml.jobs import MLJob
+
+        return MLJob(self.id, session=session)
+
+    def _read_log(self) -> None:
+        if self.status == "PENDING":
+            return
+        try:
+            snapshot = self._snowflake.call(lambda session: self._job(session).get_logs(verbose=True))
+        except SnowflakeUnreachableError:
+            raise
+        except Exception as error:
+            # A container that is only just starting, or a log that Snowflake has dropped: the job does not fail for
+            # that.
+            if str(error) != self._log_complaint:
+                self._log_complaint = str(error)
+                self._context.log.debug(f"the log of {self.job_id} cannot be read: {error}")
+            return
+        self._show(self._log.feed(snapshot))
+
+    def _end_log(self) -> None:
+        self._show(self._log.end())
+
+    def _show(self, lines: list[str]) -> None:
+        if lines:
+            # Dagster keeps a step's standard output as its compute log.
+            sys.stdout.write("".join(f"{line}\n" for line in lines))
+            sys.stdout.flush()
+
+    # -- cancel --------------------------------------------------------------------------------------------------
+
+    def _run_is_cancelled(self) -> bool:
+        run = self._context.instance.get_run_by_id(self._context.run_id)
+        return run is not None and run.status in (DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED)
+
+    def _cancel_unless_over(self, submission: Submission, reason: str) -> None:
+        if self.is_over:
+            return
+        if self.job_id is None:
+            self.job_id = self._snowflake.call(lambda session: find_job(session, submission))
+            if self.job_id is None:
+                self.status = NOT_SUBMITTED
+                return
+        self._context.log.info(f"cancelling {self.job_id}: {reason}")
+        self._snowflake.call(self._cancel)
+        deadline = time.monotonic() + self._cancel_timeout
+        intervals = self._polling.intervals()
+        while (status := self._ask_status()) not in TERMINAL:
+            if time.monotonic() > deadline:
+                self._context.log.error(f"{self.job_id} is still {status} {self._cancel_timeout:g} s after its cancel")
+                return
+            time.sleep(next(intervals))
+        self.status = status
+        self._context.log.info(f"{self.job_id} is {status}")
+
+    def _cancel(self, session: Session) -> None:
+        job = self._job(session)
+        try:
+            job.cancel()
+        except RuntimeError as error:
+            # It may have ended meanwhile.
+            if is_transient(error) or str(self._job(session).status) not in TERMINAL:
+                raise
+
+    # -- errors --------------------------------------------------------------------------------------------------
+
+    def _require_materializations(self, pipes_session: PipesSession) -> None:
+        reported = {
+            result.asset_key
+            for result in pipes_session.get_reported_results()
+            if isinstance(result, dg.MaterializeResult)
+        }
+        missing = sorted(key.to_user_string() for key in self._context.selected_asset_keys if key not in reported)
+        if missing:
+            raise JobFailedError(
+                *self._failure(f"{self._described()} ended without reporting a materialization of {', '.join(missing)}")
+            )
+
+    def _described(self) -> str:
+        return f"job {self.job_id} (status {self.status})" if self.job_id else "the job, if it was submitted at all,"
+
+    def _failure(self, message: str) -> tuple[str, str, str, list[str]]:
+        return message, self.job_id or "", self.status, list(self._log.tail)

@@ -1,0 +1,28 @@
+"""A process that runs one asset, as Dagster's run worker does: what the tests of cancelling interrupt.
+
+Arguments: the folder of the payload, the pool, the behaviour of the job. DAGSTER_HOME and SNOWFLAKE_HOME are set.
+"""
+
+import sys
+from pathlib import Path
+
+import dagster as dg
+
+from resources.job_payload import Payload
+from resources.snowflake_jobs import PipesSnowflakeJobClient
+
+payload, pool, behaviour = sys.argv[1:]
+client = PipesSnowflakeJobClient(
+    connection_name="embedded",
+    compute_pool=pool,
+    payload=Payload(Path(payload)),
+    payload_stage="HOL_DB.HOL_SCHEMA.PIPES_TESTS",
+)
+
+
+@dg.asset
+def interrupted(context: dg.AssetExecutionContext):
+    return client.run(context=context, entrypoint="behave.py", args=[behaviour]).get_materialize_result()
+
+
+dg.materialize([interrupted], instance=dg.DagsterInstance.get(), raise_on_error=False)
