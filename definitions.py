@@ -14,7 +14,8 @@ from resources.compute_pool import ComputePool
 from resources.snowflake import SnowflakeConnection
 from schedules import jobs, sensors, timetable
 
-# Steps submit and wait: a step's own process costs more than its work, so processes start from one that has imported the code.
+# Steps submit and wait: a step's own process costs more than its work, so processes start from one that has imported
+# the code.
 EXECUTOR = dg.multiprocess_executor.configured(
     {"max_concurrent": 4, "start_method": {"forkserver": {"preload_modules": ["definitions", "snowflake.snowpark"]}}}
 )

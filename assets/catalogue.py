@@ -1,4 +1,5 @@
-"""What every asset of a table carries, from ``tables``: column schema, column lineage, owners, freshness, a sample of rows.
+"""What every asset of a table carries, from ``tables``: column schema, column lineage, owners, freshness, a sample of
+rows.
 
 Nothing about a single asset belongs here.
 """
@@ -35,8 +36,8 @@ REVIEWS_FRESHNESS = dg.FreshnessPolicy.cron("0 7 * * *", lower_bound_delta=timed
 FEATURES_FRESHNESS = dg.FreshnessPolicy.cron("0 8 * * *", lower_bound_delta=timedelta(hours=7), timezone=_ZONE)
 MODEL_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=8), warn_window=timedelta(days=7))
 
-# Runs when something upstream has changed and everything upstream is at rest. eager() itself would wait until every day since the
-# first partition has been materialized.
+# Runs when something upstream has changed and everything upstream is at rest. eager() itself would wait until every day
+# since the first partition has been materialized.
 IN_STEP = (
     dg.AutomationCondition.eager()
     .without(~dg.AutomationCondition.any_deps_missing())
@@ -93,7 +94,8 @@ def materialized(session: Session, table: Table, where: str = "", binds: Sequenc
 
 
 def sample(session: Session, table: Table, condition: str, binds: Sequence[object]) -> dg.MarkdownMetadataValue:
-    """A few rows as a Markdown table, the same ones each time; texts are cut and escaped, since customers wrote them."""
+    """A few rows as a Markdown table, the same ones each time; texts are cut and escaped, since customers wrote
+    them."""
     columns = ", ".join(table.column_names)
     rows = session.sql(
         f"SELECT {columns} FROM {table.name}{condition} ORDER BY MD5({table.key[0]}) LIMIT {SAMPLE_ROWS}",
@@ -126,7 +128,9 @@ def counts_table(name: str, counts: Mapping[str, int]) -> dg.MarkdownMetadataVal
     return markdown_table((name, "rows"), sorted(counts.items(), key=lambda item: -item[1]))
 
 
-def counts_by(session: Session, table: Table, column: str, where: str = "", binds: Sequence[object] = ()) -> dict[str, int]:
+def counts_by(
+    session: Session, table: Table, column: str, where: str = "", binds: Sequence[object] = ()
+) -> dict[str, int]:
     """Rows by value of one column."""
     name = table.column(column).name
     condition = f" WHERE {where}" if where else ""

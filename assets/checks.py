@@ -1,7 +1,7 @@
 """Asset checks: what must hold of a table before anything is built on it, asked by SQL in the step that made the table.
 
-Each function returns the results of the checks whose specifications stand beside it; conditions that come from ``tables`` (keys, columns
-that are never NULL) are the same for every table.
+Each function returns the results of the checks whose specifications stand beside it; conditions that come from
+``tables`` (keys, columns that are never NULL) are the same for every table.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def keys(session: Session, table: Table, where: str = "TRUE", binds: Sequence[ob
     key = ", ".join(table.key)
     nulls = " + ".join(f"COUNT_IF({name} IS NULL)" for name in table.required)
     row = session.sql(
-        f"SELECT COUNT(*) AS N, (SELECT COUNT(*) FROM (SELECT DISTINCT {key} FROM {table.name} WHERE {where}) AS k) AS K, "
+        "SELECT COUNT(*) AS N, "
+        f"(SELECT COUNT(*) FROM (SELECT DISTINCT {key} FROM {table.name} WHERE {where}) AS k) AS K, "
         f"COALESCE({nulls}, 0) AS NULLS FROM {table.name} WHERE {where}",
         params=[*binds, *binds],
     ).collect()[0]
@@ -52,7 +53,12 @@ def keys(session: Session, table: Table, where: str = "TRUE", binds: Sequence[ob
 
 
 def violations(
-    session: Session, name: str, table: Table, conditions: Mapping[str, str], where: str = "TRUE", binds: Sequence[object] = ()
+    session: Session,
+    name: str,
+    table: Table,
+    conditions: Mapping[str, str],
+    where: str = "TRUE",
+    binds: Sequence[object] = (),
 ) -> dg.AssetCheckResult:
     """Rows that break any of ``conditions`` (name -> SQL that is TRUE for a good row)."""
     counted = ", ".join(f"COUNT_IF(NOT ({sql})) AS V{index}" for index, sql in enumerate(conditions.values()))
@@ -62,7 +68,8 @@ def violations(
         check_name=name,
         passed=not any(broken.values()),
         metadata=broken,
-        description="; ".join(f"{count} rows: not {condition}" for condition, count in broken.items() if count) or "all hold",
+        description="; ".join(f"{count} rows: not {condition}" for condition, count in broken.items() if count)
+        or "all hold",
     )
 
 
@@ -74,7 +81,8 @@ def no_row_lost(session: Session, scored: Table, where: str, binds: Sequence[obj
         params=list(binds),
     ).collect()[0]
     extra = session.sql(
-        f"SELECT COUNT(*) AS N FROM {scored.name} AS s LEFT JOIN RAW_REVIEWS AS r ON r.UUID = s.UUID WHERE r.UUID IS NULL"
+        f"SELECT COUNT(*) AS N FROM {scored.name} AS s LEFT JOIN RAW_REVIEWS AS r ON r.UUID = s.UUID "
+        "WHERE r.UUID IS NULL"
     ).collect()[0]["N"]
     missing = int(row["MISSING"])
     return dg.AssetCheckResult(

@@ -1,4 +1,5 @@
-"""The purchase model: features, the trained challenger, the gate to champion, predictions, explanations and insights."""
+"""The purchase model: features, the trained challenger, the gate to champion, predictions, explanations and
+insights."""
 
 import dagster as dg
 
@@ -47,10 +48,8 @@ def purchase_features(snowflake: SnowflakeConnection) -> dg.MaterializeResult:
             check_name=checks.FEATURES,
             passed=rows > 0 and rows == expected,
             metadata={**losses, "rows": rows},
-            description=f"{rows} rows from {expected} reviews with a visit. Nothing to join: are the UUIDs of TABULAR_DATA "
-            "those of the reviews?"
-            if not rows
-            else f"{rows} rows from {expected} reviews with a visit",
+            description=f"{rows} rows from {expected} reviews with a visit"
+            + ("" if rows else ". Are the UUIDs of TABULAR_DATA those of the reviews?"),
         )
         return JobOutcome.without_job("a join in the warehouse").result(
             {**catalogue.materialized(session, PURCHASE_FEATURES), **losses},
@@ -89,13 +88,15 @@ def purchase_features(snowflake: SnowflakeConnection) -> dg.MaterializeResult:
 def conversion_model(
     context: dg.AssetExecutionContext, snowflake: SnowflakeConnection, compute_pool: ComputePool
 ) -> dg.MaterializeResult:
-    """The newest version of the purchase model, trained on a Ray job and logged to the Model Registry as CHALLENGER. Nothing is
-    trained when neither features nor code have changed since a version."""
+    """The newest version of the purchase model, trained on a Ray job and logged to the Model Registry as CHALLENGER.
+    Nothing is trained when neither features nor code have changed since a version."""
     from customer_insights import features, promotion
 
     with snowflake.session() as session:
         fingerprint = features.fingerprint(session)
-        found = promotion.trained_on(promotion.versions(session, settings()), fingerprint, settings().training_code_version)
+        found = promotion.trained_on(
+            promotion.versions(session, settings()), fingerprint, settings().training_code_version
+        )
         outcome = compute_pool.run_when(
             found is None,
             context,
@@ -133,8 +134,8 @@ def conversion_model(
     freshness_policy=catalogue.MODEL_FRESHNESS,
     automation_condition=catalogue.IN_STEP,
     description=(
-        "The version in service: the alias CHAMPION and the default version of the model in the registry. They move to the challenger "
-        "only when it is better than the prior and not worse than the champion on the same test visits."
+        "The version in service: the alias CHAMPION and the default version of the model in the registry. They move "
+        "to the challenger only when it is better than the prior and not worse than the champion on the same visits."
     ),
 )
 def champion(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
@@ -184,7 +185,9 @@ def champion(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) 
     metadata=catalogue.table_metadata(PURCHASE_PROPENSITY),
     check_specs=[
         checks.keys_spec(PURCHASE_PROPENSITY),
-        checks.spec(checks.VALUES, "purchase_propensity", "Every probability is from 0 to 1, every decile from 1 to 10."),
+        checks.spec(
+            checks.VALUES, "purchase_propensity", "Every probability is from 0 to 1, every decile from 1 to 10."
+        ),
         checks.spec(checks.NO_ROW_LOST, "purchase_propensity", "Every visit with features has a prediction."),
     ],
 )

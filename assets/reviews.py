@@ -41,7 +41,7 @@ def staged_reviews(snowflake: SnowflakeConnection) -> dg.DataVersionsByPartition
 @dg.observable_source_asset(
     group_name=GROUP,
     metadata=catalogue.table_metadata(TABULAR_DATA),
-    description="Visits to product pages: what was shown, how long it took to load, and whether the visit ended in a purchase.",
+    description="Visits to product pages: what was shown, how long it took to load, and whether it ended in a purchase.",
     tags={"domain": "visits", "dagster/kind/snowflake": "", "dagster/kind/table": ""},
 )
 def tabular_data(snowflake: SnowflakeConnection) -> dg.DataVersion:
@@ -72,8 +72,8 @@ def tabular_data(snowflake: SnowflakeConnection) -> dg.DataVersion:
 def raw_reviews(
     context: dg.AssetExecutionContext, snowflake: SnowflakeConnection, compute_pool: ComputePool
 ) -> dg.MaterializeResult:
-    """One review as it was read from a file on the stage, with its language. What cannot be read is in REJECTED_REVIEWS with its
-    file, line and reason. Read by the scores; a file is read once."""
+    """One review as it was read from a file on the stage, with its language. What cannot be read is in REJECTED_REVIEWS
+    with its file, line and reason. Read by the scores; a file is read once."""
     from customer_insights import ingest
 
     start, end = catalogue.arrival_window(context)
@@ -121,15 +121,15 @@ def raw_reviews(
     metadata=catalogue.table_metadata(REVIEW_SENTIMENT),
     check_specs=[
         checks.keys_spec(REVIEW_SENTIMENT),
-        checks.spec(checks.NO_ROW_LOST, "review_sentiment", "Every review has a row, and no row is without a review."),
+        checks.spec(checks.NO_ROW_LOST, "review_sentiment", "Every review has a row, every row a review."),
         checks.spec(checks.VALUES, "review_sentiment", "Sentiment is from -1 to 1 and its label is a known one."),
     ],
 )
 def review_sentiment(
     context: dg.AssetExecutionContext, snowflake: SnowflakeConnection, compute_pool: ComputePool
 ) -> dg.MaterializeResult:
-    """One review's sentiment from -1 to 1. Cortex reads its languages in the warehouse, a model on the compute pool reads the others;
-    a text that was scored by the same version is not scored again."""
+    """One review's sentiment from -1 to 1. Cortex reads its languages in the warehouse, a model on the compute pool
+    reads the others; a text that was scored by the same version is not scored again."""
     from customer_insights import sentiment_models
 
     start, end = catalogue.arrival_window(context)
@@ -152,6 +152,7 @@ def review_sentiment(
             "HAVING AVG(REVIEW_SENTIMENT) IS NOT NULL ORDER BY LANGUAGE",
             params=[start, end],
         ).collect()
+        labels = ", ".join(f"'{label}'" for label in (*sentiment.CLASS_SCORES, sentiment.UNKNOWN))
         return outcome.result(
             {
                 **catalogue.materialized(session, REVIEW_SENTIMENT, IN_WINDOW, (start, end)),
@@ -170,9 +171,9 @@ def review_sentiment(
                     checks.VALUES,
                     REVIEW_SENTIMENT,
                     {
-                        "REVIEW_SENTIMENT from -1 to 1 or NULL": "REVIEW_SENTIMENT IS NULL OR REVIEW_SENTIMENT BETWEEN -1 AND 1",
-                        "a known SENTIMENT_LABEL": "SENTIMENT_LABEL IN ('positive', 'negative', 'neutral', 'mixed', 'unknown')",
-                        "NULL only when unknown": "REVIEW_SENTIMENT IS NOT NULL OR SENTIMENT_LABEL = 'unknown'",
+                        "REVIEW_SENTIMENT from -1 to 1 or NULL": "COALESCE(REVIEW_SENTIMENT, 0) BETWEEN -1 AND 1",
+                        "a known SENTIMENT_LABEL": f"SENTIMENT_LABEL IN ({labels})",
+                        "NULL only when unknown": f"REVIEW_SENTIMENT IS NOT NULL OR SENTIMENT_LABEL = '{sentiment.UNKNOWN}'",
                     },
                     IN_WINDOW,
                     (start, end),
@@ -212,8 +213,8 @@ def _sentiment_plot(means: dict[str, float]) -> dict[str, dg.MetadataValue]:
 def review_quality(
     context: dg.AssetExecutionContext, snowflake: SnowflakeConnection, compute_pool: ComputePool
 ) -> dg.MaterializeResult:
-    """One review's quality label by zero-shot classification, with the probability of every label. Feeds the features and the
-    dashboard's filter."""
+    """One review's quality label by zero-shot classification, with the probability of every label. Feeds the features
+    and the dashboard's filter."""
     from customer_insights import zero_shot
 
     start, end = catalogue.arrival_window(context)
@@ -268,7 +269,8 @@ def review_quality(
     check_specs=[checks.spec(checks.KEYS, "reviews", "UUID is unique and no required column is NULL.")],
 )
 def reviews(snowflake: SnowflakeConnection) -> dg.MaterializeResult:
-    """One review with its quality and sentiment: the quickstart's table as a view, on which its dashboard runs unchanged."""
+    """One review with its quality and sentiment: the quickstart's table as a view, on which its dashboard runs
+    unchanged."""
     with snowflake.session() as session:
         session.sql(deployment.reviews_view()).collect()
         return JobOutcome.without_job("a view needs no job").result(

@@ -96,8 +96,9 @@ def _load(session: Session, real_reviews: int) -> str:
     visits.load_visits(session, visits.read_visits(FILES_DIRECTORY / "tabular_data.csv"))
     written = int((frame["source"] == "written").sum())
     return (
-        f"loaded {len(new)} files with {len(frame)} reviews onto @{settings().review_stage}: {len(frame) - written} real ones "
-        f"(Chinese, English), {written} written for this project; their visits and purchases in TABULAR_DATA are synthetic"
+        f"loaded {len(new)} files with {len(frame)} reviews onto @{settings().review_stage}: "
+        f"{len(frame) - written} real ones (Chinese, English), {written} written for this project; "
+        "their visits and purchases in TABULAR_DATA are synthetic"
     )
 
 
@@ -211,7 +212,8 @@ def _show(console: Console, session: Session, progress: Progress, seconds: float
             f"{progress.rows[step]:,}" if step in progress.rows else "",
             f"{progress.seconds.get(step, 0):.1f}",
             progress.jobs[step],
-            ", ".join(f"{count} {outcome}" for outcome, count in progress.checks.get(step, Counter()).items()) or "none",
+            ", ".join(f"{count} {outcome}" for outcome, count in progress.checks.get(step, Counter()).items())
+            or "none",
         ]
         for step in progress.order
     ]
@@ -227,9 +229,12 @@ def _show(console: Console, session: Session, progress: Progress, seconds: float
     read = int(raw.get("files read", 0))
     console.print(
         f"\n{read} new files read, {scored} scores computed, {len(submitted)} jobs submitted"
-        f"{': nothing was new' if not read and not submitted else ''}. Run {progress.run_id[:8]} took {seconds:.0f} s in all."
+        f"{': nothing was new' if not read and not submitted else ''}. "
+        f"Run {progress.run_id[:8]} took {seconds:.0f} s in all."
     )
-    console.print("next: [bold]make ui[/] opens Dagster on these data; [bold]customer-insights load PATH[/] adds your own reviews")
+    console.print(
+        "next: [bold]make ui[/] opens Dagster on these data; [bold]customer-insights load PATH[/] adds your own reviews"
+    )
 
 
 _SCORED = (
@@ -246,14 +251,21 @@ def _show_model(console: Console, progress: Progress) -> None:
 
     metrics = progress.metadata.get("conversion_model", {})
     champion = progress.metadata.get("champion", {})
-    names = (("challenger", "this model"), ("logistic_regression", "logistic regression"), ("prior", "purchase rate alone"))
+    names = (
+        ("challenger", "this model"),
+        ("logistic_regression", "logistic regression"),
+        ("prior", "purchase rate alone"),
+    )
     columns = ["roc_auc", "average_precision", "log_loss", "brier", "expected_calibration_error", "top_decile_lift"]
     rows = [
         [label, *(f"{float(metrics[f'{name}_{column}']):.3f}" for column in columns)]
         for name, label in names
         if f"{name}_roc_auc" in metrics
     ]
-    title = f"Model {metrics.get('version')} on {metrics.get('challenger_rows')} test visits; in service: {champion.get('champion')}"
+    title = (
+        f"Model {metrics.get('version')} on {metrics.get('challenger_rows')} test visits; "
+        f"in service: {champion.get('champion')}"
+    )
     console.print()
     console.print(summary(title, ["", *(column.replace("_", " ") for column in columns)], rows))
     frame = sample_data.purchases(sample_data.sample(directory=SAMPLE_DIRECTORY))
@@ -267,7 +279,8 @@ def _show_predictions(console: Console, session: Session) -> None:
     found = session.sql(
         "SELECT f.PRODUCT_TYPE, f.PRODUCT_LAYOUT, f.PAGE_LOAD_TIME, f.REVIEW_SENTIMENT, r.LANGUAGE, r.REVIEW_TEXT, "
         "p.PURCHASE_PROBABILITY, p.DECILE\n"
-        "FROM PURCHASE_PROPENSITY AS p JOIN PURCHASE_FEATURES AS f ON f.UUID = p.UUID JOIN REVIEWS AS r ON r.UUID = p.UUID\n"
+        "FROM PURCHASE_PROPENSITY AS p\n"
+        "JOIN PURCHASE_FEATURES AS f ON f.UUID = p.UUID JOIN REVIEWS AS r ON r.UUID = p.UUID\n"
         "QUALIFY ROW_NUMBER() OVER (PARTITION BY p.DECILE ORDER BY MD5(p.UUID)) = 1 AND p.DECILE IN (1, 3, 5, 8, 10)\n"
         "ORDER BY p.PURCHASE_PROBABILITY DESC"
     ).collect()

@@ -37,7 +37,9 @@ def load_paths(console: Console, paths: list[Path]) -> None:
         uploaded = upload(session, texts)
         for file, frame in frames.items():
             published = visits.load_visits(session, frame)
-            console.print(f"{file.name}: {published.inserted} visits added, {published.updated} replaced in TABULAR_DATA")
+            console.print(
+                f"{file.name}: {published.inserted} visits added, {published.updated} replaced in TABULAR_DATA"
+            )
     if texts:
         console.print(f"{uploaded} review files are on @{settings().review_stage}")
     for file in ignored:

@@ -19,7 +19,8 @@ STOP_TIMEOUT_SECONDS = 60
 
 
 def set_defaults() -> None:
-    """The environment of the embedded default, where the caller's own does not say otherwise; as the Makefile has it."""
+    """The environment of the embedded default, where the caller's own does not say otherwise; as the Makefile has
+    it."""
     defaults = {
         "SNOWFLAKE_HOME": str(ROOT / ".snowflake"),
         "SNOWFLAKE_DEFAULT_CONNECTION_NAME": EMBEDDED,

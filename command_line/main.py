@@ -40,7 +40,9 @@ def ui(port: Annotated[int, typer.Option(help="port of Dagster's page on 127.0.0
 
 @app.command()
 def load(
-    paths: Annotated[list[Path], typer.Argument(help="review files, tables of visits (CSV, Parquet), or folders of both")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="review files, tables of visits (CSV, Parquet), or folders of both")
+    ],
 ) -> None:
     """Put your own reviews on the stage and your table of visits into TABULAR_DATA."""
     from command_line.load import load_paths
@@ -58,7 +60,9 @@ def deploy(
     from customer_insights.settings import settings
 
     if dry_run:
-        console.print(";\n\n".join(deployment.statements(settings())) + ";", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            ";\n\n".join(deployment.statements(settings())) + ";", markup=False, highlight=False, soft_wrap=True
+        )
         return
     _ready()
     console.print(f"{settings().qualified_schema} is ready on connection {_connection().name!r}")

@@ -1,6 +1,7 @@
 """The purchase model: split, training, evaluation and registration.
 
-Works on data frames and on Snowflake's Model Registry; what starts it is in ``jobs`` and what decides on promotion is ``promotion``.
+Works on data frames and on Snowflake's Model Registry; what starts it is in ``jobs`` and what decides on promotion is
+``promotion``.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from snowflake.snowpark import Session
 
 SEED = 20260101
-# Split by a hash of the key, so that a visit never moves between the parts: a champion trained last week has not seen this
-# week's test rows.
+# Split by a hash of the key, so that a visit never moves between the parts: a champion trained last week has not seen
+# this week's test rows.
 TRAIN_SHARE, VALIDATION_SHARE = 0.6, 0.2
 BOOTSTRAP_ROUNDS = 200
 CALIBRATION_BINS = 10
@@ -77,16 +78,16 @@ def split(features: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]
     labelled = features[features[TARGET].notna()]
     if len(labelled) < settings.minimum_training_rows:
         raise TrainingDataError(
-            f"PURCHASE_FEATURES has {len(labelled)} rows with {TARGET}; training needs {settings.minimum_training_rows} "
-            "(CUSTOMER_INSIGHTS_MINIMUM_TRAINING_ROWS). Load more reviews whose UUID is in TABULAR_DATA."
+            f"PURCHASE_FEATURES has {len(labelled)} rows with {TARGET}; training needs "
+            f"{settings.minimum_training_rows} (CUSTOMER_INSIGHTS_MINIMUM_TRAINING_ROWS). Load more reviews whose UUID is in TABULAR_DATA."
         )
     parts = {name: labelled[labelled["UUID"].map(part) == name] for name in ("train", "validation", "test")}
     for name, rows in parts.items():
         classes = sorted(rows[TARGET].astype(int).unique().tolist())
         if classes != [0, 1]:
             raise TrainingDataError(
-                f"the {name} rows hold only {TARGET} = {classes}: a model of purchases needs visits with and without one. "
-                "Check TABULAR_DATA.PURCHASE_DECISION."
+                f"the {name} rows hold only {TARGET} = {classes}: a model of purchases needs visits with and without "
+                "one. Check TABULAR_DATA.PURCHASE_DECISION."
             )
     return parts
 
@@ -122,9 +123,7 @@ def train(parts: dict[str, pd.DataFrame], threads: int) -> Pipeline:
     )
     encoded = columns.fit_transform(model_input(parts["train"]))
     validation = columns.transform(model_input(parts["validation"]))
-    classifier.fit(
-        encoded, parts["train"][TARGET], eval_set=[(validation, parts["validation"][TARGET])], verbose=False
-    )
+    classifier.fit(encoded, parts["train"][TARGET], eval_set=[(validation, parts["validation"][TARGET])], verbose=False)
     return Pipeline([("columns", columns), ("classifier", classifier)])
 
 
@@ -202,7 +201,8 @@ def measure(outcomes: np.ndarray, probabilities: np.ndarray) -> Metrics:
 
 
 def expected_calibration_error(outcomes: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean distance of predicted and observed rate over bins with equal counts, weighted by count (Naeini et al. 2015)."""
+    """Mean distance of predicted and observed rate over bins with equal counts, weighted by count (Naeini et al.
+    2015)."""
     import numpy as np
 
     order = np.argsort(probabilities, kind="stable")
@@ -260,11 +260,17 @@ def load_champion(session: Session, settings: Settings) -> Champion | None:
 
 
 def register(
-    session: Session, settings: Settings, model: Pipeline, evaluation: Evaluation, sample: pd.DataFrame, facts: dict[str, Any]
+    session: Session,
+    settings: Settings,
+    model: Pipeline,
+    evaluation: Evaluation,
+    sample: pd.DataFrame,
+    facts: dict[str, Any],
 ) -> str:
     """Log the model as CHALLENGER with its metrics, once a run; returns the version's name.
 
-    ``facts``: what else must be known of a version to make it again (run, code version, training set); kept with the metrics.
+    ``facts``: what else must be known of a version to make it again (run, code version, training set); kept with the
+    metrics.
     """
     models = registry(session, settings)
     version = version_name(facts["run_id"])

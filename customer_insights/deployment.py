@@ -1,7 +1,8 @@
-"""The Snowflake objects that the project needs: database, schema, warehouse, compute pool, stages, tables and the view. Idempotent.
+"""The Snowflake objects that the project needs: database, schema, warehouse, compute pool, stages, tables and the view.
+Idempotent.
 
-The statements are made here from settings and ``tables``, so that names and columns are spelt once. Roles and grants of an account are
-in ``deploy/snowflake/``: they are the account administrator's, not this project's user's.
+The statements are made here from settings and ``tables``, so that names and columns are spelt once. Roles and grants of
+an account are in ``deploy/snowflake/``: they are the account administrator's, not this project's user's.
 """
 
 from __future__ import annotations

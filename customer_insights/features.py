@@ -12,7 +12,8 @@ from customer_insights.tables import MODEL_FEATURES, PURCHASE_FEATURES, TARGET
 if TYPE_CHECKING:
     from snowflake.snowpark import Session
 
-# A visit becomes a row when its review is scored in full and what was shown is known; the others are counted, not dropped unseen.
+# A visit becomes a row when its review is scored in full and what was shown is known; the others are counted, not
+# dropped unseen.
 BUILD = """
 SELECT t.UUID, t.PRODUCT_TYPE, t.PRODUCT_LAYOUT, t.PAGE_LOAD_TIME, t.PRODUCT_RATING, r.LANGUAGE,
   LENGTH(r.REVIEW_TEXT) AS REVIEW_LENGTH, r.REVIEW_SENTIMENT, r.REVIEW_QUALITY, t.PURCHASE_DECISION, r.ARRIVAL_DATE

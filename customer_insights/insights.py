@@ -10,7 +10,8 @@ from customer_insights.tables import PRODUCT_INSIGHTS
 if TYPE_CHECKING:
     from snowflake.snowpark import Session
 
-# The example is the review with the strongest sentiment among those of the best quality label, the longest first among equals.
+# The example is the review with the strongest sentiment among those of the best quality label, the longest first among
+# equals.
 BUILD = """
 WITH visits AS (
   SELECT f.*, p.PURCHASE_PROBABILITY, r.SENTIMENT_LABEL, r.REVIEW_TEXT, IFF(f.REVIEW_QUALITY = ?, 1, 0) AS IS_DETAILED

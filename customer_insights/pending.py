@@ -1,6 +1,7 @@
 """What is not done yet: a window of days, the query of the reviews that lack a score, and its count.
 
-The statement is the same for every score: a review is done when its very text was scored by that revision of that model.
+The statement is the same for every score: a review is done when its very text was scored by that revision of that
+model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The gate between challenger and champion, by SQL on the registry: who challenges, what was measured, and the move of the alias.
+"""The gate between challenger and champion, by SQL on the registry: who challenges, what was measured, and the move of
+the alias.
 
 Reads the metrics that training stored with the version; computing them is ``conversion``'s.
 """
@@ -68,11 +69,11 @@ def decide(challenger: Version, champion: Version | None, settings: Settings) ->
     """Compare the challenger with the prior, and with the champion on the same test rows."""
     measured = challenger.metrics
     auc, prior_loss = float(measured["challenger_roc_auc"]), float(measured["prior_log_loss"])
-    loss = float(measured["challenger_log_loss"])
+    loss, low = float(measured["challenger_log_loss"]), float(measured["challenger_roc_auc_low"])
     conditions = {
         "better_than_chance": (
-            float(measured["challenger_roc_auc_low"]) > 0.5,
-            f"ROC-AUC {auc:.3f}, lower end of its interval {float(measured['challenger_roc_auc_low']):.3f}, must exceed 0.5",
+            low > 0.5,
+            f"ROC-AUC {auc:.3f}, lower end of its interval {low:.3f}, must exceed 0.5",
         ),
         "better_than_the_prior": (loss < prior_loss, f"log loss {loss:.4f} must be below the prior's {prior_loss:.4f}"),
     }
@@ -117,5 +118,7 @@ def in_service(session: Session, settings: Settings) -> Version:
     """
     served = with_alias(versions(session, settings), "CHAMPION")
     if served is None:
-        raise PermanentError(f"no version of {settings.model_name} is CHAMPION: materialize conversion_model and champion")
+        raise PermanentError(
+            f"no version of {settings.model_name} is CHAMPION: materialize conversion_model and champion"
+        )
     return served

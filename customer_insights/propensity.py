@@ -1,4 +1,5 @@
-"""Predictions of the champion for every visit, and the explanations of a sample of them, by the registry's own functions."""
+"""Predictions of the champion for every visit, and the explanations of a sample of them, by the registry's own
+functions."""
 
 from __future__ import annotations
 
@@ -13,12 +14,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from snowflake.snowpark import Session
 
-# scikit-learn's predict_proba has no names for its columns; the registry calls them so, in the order of the classes 0 and 1.
+# scikit-learn's predict_proba has no names for its columns; the registry calls them so, in the order of the classes 0
+# and 1.
 PURCHASE_OUTPUT = "output_feature_1"
 
 
 def score(session: Session, settings: Settings, version: str, run_id: str) -> int:
-    """Predict every row of PURCHASE_FEATURES in the warehouse and replace PURCHASE_PROPENSITY whole; returns its rows."""
+    """Predict every row of PURCHASE_FEATURES in the warehouse and replace PURCHASE_PROPENSITY whole; returns its
+    rows."""
     arguments = ", ".join(f"{name}::FLOAT" if name in NUMERIC_FEATURES else name for name in MODEL_FEATURES)
     model = f"{settings.qualified_schema}.{validated(settings.model_name)}"
     session.sql(

@@ -1,6 +1,7 @@
 """Quality of reviews by zero-shot classification: how much a reader learns from one.
 
-The labels are hypotheses of natural language inference; which model infers is a setting. The model's code is in ``zero_shot``.
+The labels are hypotheses of natural language inference; which model infers is a setting. The model's code is in
+``zero_shot``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ BACKEND = "transformers"
 
 
 def revision(settings: Settings, model_revision: str) -> str:
-    """The model's revision with a hash of labels and template: another label set is another score, and is computed anew."""
+    """The model's revision with a hash of labels and template: another label set is another score, and is computed
+    anew."""
     question = json.dumps([settings.quality_labels, settings.quality_hypothesis_template])
     return f"{model_revision}+{hashlib.sha256(question.encode()).hexdigest()[:8]}"
 
@@ -50,7 +52,8 @@ class QualityScorer:
                 "REVIEW_QUALITY": [labels[index] for index in best],
                 "QUALITY_PROBABILITY": probabilities.max(axis=1).astype(float),
                 "QUALITY_PROBABILITIES": [
-                    json.dumps(dict(zip(labels, (round(float(p), 6) for p in row), strict=True))) for row in probabilities
+                    json.dumps(dict(zip(labels, (round(float(p), 6) for p in row), strict=True)))
+                    for row in probabilities
                 ],
                 "BACKEND": BACKEND,
                 "MODEL": self._classifier.name,

@@ -1,6 +1,8 @@
-"""Scoring reviews in batches on a Ray cluster: unload what is not scored, score it with one model an actor, publish it at once.
+"""Scoring reviews in batches on a Ray cluster: unload what is not scored, score it with one model an actor, publish it
+at once.
 
-What a score is belongs in ``sentiment`` and ``quality``. Memory is bounded by the files of the unload: an actor holds one at a time.
+What a score is belongs in ``sentiment`` and ``quality``. Memory is bounded by the files of the unload: an actor holds
+one at a time.
 """
 
 from __future__ import annotations
@@ -50,8 +52,9 @@ def score_pending(
 
     Args:
         pending: query with the columns UUID, TEXT_HASH, REVIEW_TEXT, LANGUAGE and ARRIVAL_DATE, one row a review.
-        prefix: stage location of this run (``@WORK_STAGE/<run id>/...``); it is removed at the end, also after an error.
-        make_scorer: called once in every actor; its result turns a frame of pending rows into a frame with the score columns
+        prefix: stage location of this run (``@WORK_STAGE/<run id>/...``); it is removed at the end, also after an
+        error. make_scorer: called once in every actor; its result turns a frame of pending rows into a frame with the
+        score columns
             of ``table``, in the same order.
     """
     import ray

@@ -1,6 +1,7 @@
 """Sentiment of reviews: one scale from -1 to 1, computed by Cortex in the warehouse or by a model on the compute pool.
 
-Which reviews have no score yet, and the statements that score them, belong here; the models are in ``sentiment_models``.
+Which reviews have no score yet, and the statements that score them, belong here; the models are in
+``sentiment_models``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ CORTEX_MODEL = "AI_SENTIMENT"
 CORTEX_REVISION = "2025-07"
 
 # AI_SENTIMENT answers with a class. 'mixed' is no half praise: it stands in the middle; 'unknown' is no score at all.
+UNKNOWN = "unknown"
 CLASS_SCORES = {"positive": 1.0, "neutral": 0.0, "mixed": 0.0, "negative": -1.0}
 
 
@@ -44,12 +46,11 @@ def _of_cortex(settings: Settings, wanted: bool) -> Query:
 def score_with_cortex(session: Session, settings: Settings, window: Window, run_id: str) -> int:
     """Score what is pending with ``AI_SENTIMENT`` in the warehouse; returns the number of reviews scored.
 
-    Every distinct text is sent once: the function is billed by the call. The overall sentiment is read by its name, not by its place.
+    Every distinct text is sent once: the function is billed by the call. The overall sentiment is read by its name, not
+    by its place.
     """
     query = cortex_pending(settings, window)
-    session.sql(
-        f"CREATE OR REPLACE TEMPORARY TABLE CORTEX_PENDING AS {query.sql}", params=list(query.binds)
-    ).collect()
+    session.sql(f"CREATE OR REPLACE TEMPORARY TABLE CORTEX_PENDING AS {query.sql}", params=list(query.binds)).collect()
     session.sql(
         "CREATE OR REPLACE TEMPORARY TABLE CORTEX_ANSWERS AS\n"
         "SELECT t.TEXT_HASH, AI_SENTIMENT(t.REVIEW_TEXT) AS ANSWER\n"
@@ -58,7 +59,7 @@ def score_with_cortex(session: Session, settings: Settings, window: Window, run_
     cases = " ".join("WHEN ? THEN ?::FLOAT" for _ in CLASS_SCORES)
     merged = session.sql(
         "MERGE INTO REVIEW_SENTIMENT AS target USING (\n"
-        "  SELECT p.UUID, p.TEXT_HASH, p.LANGUAGE, p.ARRIVAL_DATE, COALESCE(o.LABEL, 'unknown') AS SENTIMENT_LABEL,\n"
+        "  SELECT p.UUID, p.TEXT_HASH, p.LANGUAGE, p.ARRIVAL_DATE, COALESCE(o.LABEL, ?) AS SENTIMENT_LABEL,\n"
         f"    CASE o.LABEL {cases} END AS REVIEW_SENTIMENT\n"
         "  FROM CORTEX_PENDING AS p LEFT JOIN (\n"
         "    SELECT a.TEXT_HASH, c.VALUE:sentiment::STRING AS LABEL\n"
@@ -74,6 +75,7 @@ def score_with_cortex(session: Session, settings: Settings, window: Window, run_
         "  VALUES (source.UUID, source.TEXT_HASH, source.LANGUAGE, source.REVIEW_SENTIMENT, source.SENTIMENT_LABEL,\n"
         "  ?, ?, ?, source.ARRIVAL_DATE, SYSDATE(), ?)",
         params=[
+            UNKNOWN,
             *(value for pair in CLASS_SCORES.items() for value in pair),
             *(CORTEX_BACKEND, CORTEX_MODEL, CORTEX_REVISION, run_id) * 2,
         ],

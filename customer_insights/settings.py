@@ -1,8 +1,8 @@
 """Every setting once. Defaults are the names of Snowflake's quickstart "Build ML models for customer conversions".
 
-A setting is changed by an environment variable with the prefix ``CUSTOMER_INSIGHTS_`` (``CUSTOMER_INSIGHTS_COMPUTE_POOL=MY_POOL``) or by
-the same line in ``.env`` at the root of the checkout. How to reach Snowflake is not here: that is the connection of
-``connections.toml``. What a table looks like is in ``tables``.
+A setting is changed by an environment variable with the prefix ``CUSTOMER_INSIGHTS_``
+(``CUSTOMER_INSIGHTS_COMPUTE_POOL=MY_POOL``) or by the same line in ``.env`` at the root of the checkout. How to reach
+Snowflake is not here: that is the connection of ``connections.toml``. What a table looks like is in ``tables``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CUSTOMER_INSIGHTS_", env_file=".env", extra="ignore", frozen=True)
 
     # Snowflake's objects
-    connection: str | None = Field(None, description="connection of connections.toml; None: Snowflake's own rule chooses")
+    connection: str | None = Field(
+        None, description="connection of connections.toml; None: Snowflake's own rule chooses"
+    )
     database: Identifier = "HOL_DB"
     schema_name: Identifier = "HOL_SCHEMA"
     warehouse: Identifier = "HOL_WAREHOUSE"

@@ -47,7 +47,8 @@ def read_visits(path: Path) -> pd.DataFrame:
     missing = [name for name in TABULAR_DATA.column_names if name not in frame.columns]
     if missing:
         raise VisitsError(
-            f"{path} lacks the columns {', '.join(missing)}; a table of visits has {', '.join(TABULAR_DATA.column_names)}"
+            f"{path} lacks the columns {', '.join(missing)}; "
+            f"a table of visits has {', '.join(TABULAR_DATA.column_names)}"
         )
     frame = frame[list(TABULAR_DATA.column_names)].copy()
     for name in NUMERIC:
@@ -88,8 +89,6 @@ def load_visits(session: Session, frame: pd.DataFrame) -> publish.Published:
         frame.astype({"PRODUCT_RATING": "Int64", "PURCHASE_DECISION": "Int64"}), staging, table_type="temporary"
     )
     try:
-        return publish.transaction(
-            session, TABULAR_DATA, lambda: publish.merge_staged(session, TABULAR_DATA, staging)
-        )
+        return publish.transaction(session, TABULAR_DATA, lambda: publish.merge_staged(session, TABULAR_DATA, staging))
     finally:
         session.sql(f"DROP TABLE IF EXISTS {staging}").collect()

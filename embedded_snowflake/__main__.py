@@ -1,7 +1,8 @@
 """``python -m embedded_snowflake --data-dir DIR [--port N]``: run the server in the foreground.
 
-Writes the connection ``embedded`` (loopback address, port, user, a password made once) into ``connections.toml`` of Snowflake's home,
-so that ``snowflake.connector.connect(connection_name="embedded")`` works from any script that has the same ``SNOWFLAKE_HOME``.
+Writes the connection ``embedded`` (loopback address, port, user, a password made once) into ``connections.toml`` of
+Snowflake's home, so that ``snowflake.connector.connect(connection_name="embedded")`` works from any script that has the
+same ``SNOWFLAKE_HOME``.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         listener.bind(("127.0.0.1", options.port))
     except OSError as error:
-        print(f"port {options.port} on 127.0.0.1 is taken ({error.strerror}): choose another with --port", file=sys.stderr)
+        print(
+            f"port {options.port} on 127.0.0.1 is taken ({error.strerror}): choose another with --port", file=sys.stderr
+        )
         return 1
     port = listener.getsockname()[1]
     file = options.connections_file or options.data_dir.resolve().parent / "connections.toml"
@@ -67,7 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write_connection(file: Path, port: int, database: str, schema: str, warehouse: str) -> str:
-    """Write the connection and return its password, which is kept from one start to the next; other connections stay."""
+    """Write the connection and return its password, which is kept from one start to the next; other connections
+    stay."""
     document = tomlkit.parse(file.read_text()) if file.exists() else tomlkit.document()
     known = document.get(CONNECTION, {})
     password = str(known.get("password") or secrets.token_urlsafe(24))

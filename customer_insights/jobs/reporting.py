@@ -1,4 +1,5 @@
-"""What every job of this project shares: it opens Dagster Pipes, reads its settings and window, and reports one materialization."""
+"""What every job of this project shares: it opens Dagster Pipes, reads its settings and window, and reports one
+materialization."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class JobRun:
     def report(self, metadata: Mapping[str, Any], markdown: Sequence[str] = ()) -> None:
         """Report the materialization; the names in ``markdown`` hold Markdown text."""
         typed = {
-            name: {"raw_value": value, "type": "md" if name in markdown else "__infer__"} for name, value in metadata.items()
+            name: {"raw_value": value, "type": "md" if name in markdown else "__infer__"}
+            for name, value in metadata.items()
         }
         self.pipes.report_asset_materialization(metadata=typed)
 

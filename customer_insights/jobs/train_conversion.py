@@ -1,7 +1,7 @@
 """Ray batch job: train, measure and register the purchase model.
 
-One process of the cluster trains: below several million rows that is faster than a distributed fit (measured: 0.6 to 5 s against 17 to
-24 s with Ray Train at 100,000 to 1,000,000 rows).
+One process of the cluster trains: below several million rows that is faster than a distributed fit (measured: 0.6 to 5
+s against 17 to 24 s with Ray Train at 100,000 to 1,000,000 rows).
 """
 
 from __future__ import annotations
