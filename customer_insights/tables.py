@@ -131,6 +131,16 @@ INGESTED_FILES = Table(
     key=("SOURCE_FILE", "FILE_SIZE", "FILE_MD5"),
 )
 
+PUBLISH_LOCKS = Table(
+    "PUBLISH_LOCKS",
+    "One row a table: whoever publishes to it updates the row first, so that two runs publish one after the other.",
+    (
+        Column("TABLE_NAME", "STRING", "The table that is published to.", nullable=False),
+        Column("PUBLICATIONS", "INT", "How often it was published to.", nullable=False),
+    ),
+    key=("TABLE_NAME",),
+)
+
 _SCORE_ORIGIN = (
     Column("BACKEND", "STRING", "What computed the score: cortex, or the library on the compute pool.", nullable=False),
     Column("MODEL", "STRING", "Name of the model or of the Cortex function.", nullable=False),
@@ -222,9 +232,7 @@ PURCHASE_FEATURES = Table(
         _uuid("REVIEWS.UUID"),
         Column("PRODUCT_TYPE", "STRING", "Kind of product.", nullable=False, lineage=("TABULAR_DATA.PRODUCT_TYPE",)),
         Column("PRODUCT_LAYOUT", "STRING", "Page layout.", nullable=False, lineage=("TABULAR_DATA.PRODUCT_LAYOUT",)),
-        Column(
-            "PAGE_LOAD_TIME", "FLOAT", "Seconds to load.", nullable=False, lineage=("TABULAR_DATA.PAGE_LOAD_TIME",)
-        ),
+        Column("PAGE_LOAD_TIME", "FLOAT", "Seconds to load.", nullable=False, lineage=("TABULAR_DATA.PAGE_LOAD_TIME",)),
         Column("PRODUCT_RATING", "INT", "Stars shown.", nullable=False, lineage=("TABULAR_DATA.PRODUCT_RATING",)),
         Column("LANGUAGE", "STRING", "Language of the review.", nullable=False, lineage=("REVIEWS.LANGUAGE",)),
         Column("REVIEW_LENGTH", "INT", "Characters of the review.", nullable=False, lineage=("REVIEWS.REVIEW_TEXT",)),
@@ -285,9 +293,7 @@ PRODUCT_INSIGHTS = Table(
     "One product type in one layout: how it sells and what people say.",
     (
         Column("PRODUCT_TYPE", "STRING", "Product type.", nullable=False, lineage=("PURCHASE_FEATURES.PRODUCT_TYPE",)),
-        Column(
-            "PRODUCT_LAYOUT", "STRING", "Layout.", nullable=False, lineage=("PURCHASE_FEATURES.PRODUCT_LAYOUT",)
-        ),
+        Column("PRODUCT_LAYOUT", "STRING", "Layout.", nullable=False, lineage=("PURCHASE_FEATURES.PRODUCT_LAYOUT",)),
         Column("VISITS", "INT", "Visits with a review.", nullable=False, lineage=("PURCHASE_FEATURES.UUID",)),
         Column(
             "PURCHASE_RATE",
@@ -330,6 +336,7 @@ TABLES = (
     RAW_REVIEWS,
     REJECTED_REVIEWS,
     INGESTED_FILES,
+    PUBLISH_LOCKS,
     REVIEW_SENTIMENT,
     REVIEW_QUALITY,
     PURCHASE_FEATURES,

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # The modules whose import fills the table of served statements; the first pattern that matches wins.
-CONCERNS = ("sessions", "stages", "compute_pools", "jobs", "models", "ai_functions")
+CONCERNS = ("sessions", "stages", "compute_pools", "jobs", "models", "model_inference", "ai_functions")
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,11 @@ def _engine_errors() -> Iterator[None]:
         if in_python:
             raise ProgrammingError(
                 msg=f"Python Interpreter Error:\n{reason}", errno=100357, sqlstate="P0000"
+            ) from error
+        if isinstance(error, duckdb.TransactionException):
+            # DuckDB refuses at once where Snowflake waits for the other transaction's lock; this is what its waiting ends in.
+            raise ProgrammingError(
+                msg=f"Statement has been aborted by a lock of another transaction: {message}", errno=625, sqlstate="57014"
             ) from error
         raise ProgrammingError(msg=message, errno=603, sqlstate="XX000") from error
 
