@@ -199,7 +199,7 @@ def _note_materialization(progress: Progress, step: str, event: dg.DagsterEvent)
     metadata = {name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()}
     progress.metadata[step] = metadata
     if "dagster/row_count" in metadata:
-        progress.rows[step] = int(metadata["dagster/row_count"])
+        progress.rows[step] = int(str(metadata["dagster/row_count"]))
     progress.jobs[step] = str(metadata.get("snowflake/job_id") or metadata.get("job") or "none").rsplit(".", 1)[-1]
 
 

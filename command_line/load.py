@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from customer_insights import reviews, stage_files, visits
+from customer_insights import stage_files, visits
 from customer_insights.errors import PermanentError
+from customer_insights.identifiers import stage_location
 from customer_insights.settings import settings
 from resources.snowflake import SnowflakeConnection
 
@@ -24,6 +27,8 @@ def load_paths(console: Console, paths: list[Path]) -> None:
     """
     files = _files(paths)
     tables = [file for file in files if visits.is_visits_file(file)]
+    from customer_insights import reviews
+
     texts = [file for file in files if file not in tables and reviews.is_review_file(file.name)]
     ignored = [file for file in files if file not in tables and file not in texts]
     if not tables and not texts:
@@ -51,11 +56,20 @@ def load_paths(console: Console, paths: list[Path]) -> None:
 
 
 def upload(session: Session, files: list[Path]) -> int:
-    """Put files on the review stage under their own names; one that is there is replaced."""
+    """Put files on the review stage; one that is there under the same name is replaced."""
     for file in files:
+        location = stage_location(settings().review_stage, stage_name(file.name))
         with file.open("rb") as content:
-            stage_files.write_upload(session, content, settings().review_stage, file.name)
+            stage_files.write_bytes(session, content, location)
     return len(files)
+
+
+def stage_name(name: str) -> str:
+    """The name of a file on the stage: its own where that is plain, else a plain one that no other file gets."""
+    plain = re.sub(r"[^A-Za-z0-9_.=-]", "_", name)
+    if plain == name and not name.startswith("."):
+        return name
+    return f"{hashlib.sha256(name.encode()).hexdigest()[:8]}-{plain.lstrip('.')}"
 
 
 def _files(paths: list[Path]) -> list[Path]:

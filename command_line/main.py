@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -92,7 +93,7 @@ def _ready() -> None:
         deployment.deploy(session, settings())
 
 
-def summary(title: str, columns: list[str], rows: list[list[object]]) -> Table:
+def summary(title: str, columns: list[str], rows: Sequence[Sequence[object]]) -> Table:
     """A table for the terminal."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for name in columns:

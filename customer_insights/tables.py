@@ -149,7 +149,7 @@ _SCORE_ORIGIN = (
 
 REVIEW_SENTIMENT = Table(
     "REVIEW_SENTIMENT",
-    "One review's sentiment, and what computed it.",
+    "The sentiment of one review, and what computed it.",
     (
         _uuid("RAW_REVIEWS.UUID"),
         Column("TEXT_HASH", "STRING", "The text that was scored.", nullable=False, lineage=("RAW_REVIEWS.TEXT_HASH",)),
@@ -177,7 +177,7 @@ REVIEW_SENTIMENT = Table(
 
 REVIEW_QUALITY = Table(
     "REVIEW_QUALITY",
-    "One review's quality label by zero-shot classification, and what computed it.",
+    "The quality label of one review by zero-shot classification, and what computed it.",
     (
         _uuid("RAW_REVIEWS.UUID"),
         Column("TEXT_HASH", "STRING", "The text that was scored.", nullable=False, lineage=("RAW_REVIEWS.TEXT_HASH",)),
@@ -255,7 +255,7 @@ _FEATURE_LINEAGE = tuple(f"PURCHASE_FEATURES.{name}" for name in MODEL_FEATURES)
 
 PURCHASE_PROPENSITY = Table(
     "PURCHASE_PROPENSITY",
-    "One visit with the champion's predicted probability of a purchase.",
+    "One visit with its probability of a purchase as the champion predicts it.",
     (
         _uuid("PURCHASE_FEATURES.UUID"),
         Column(
@@ -275,7 +275,7 @@ PURCHASE_PROPENSITY = Table(
 
 MODEL_EXPLANATIONS = Table(
     "MODEL_EXPLANATIONS",
-    "One feature's contribution (SHAP) to one prediction of the champion.",
+    "The contribution (SHAP) of one feature to one prediction of the champion.",
     (
         _uuid("PURCHASE_PROPENSITY.UUID"),
         Column("FEATURE", "STRING", "Name of the feature.", nullable=False),

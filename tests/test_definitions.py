@@ -1,0 +1,121 @@
+"""The code location as a data engineer sees it: every asset described, owned, typed and watched."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+import definitions
+from assets import catalogue
+from customer_insights import tables
+
+# What Dagster loads at start-up must not pull these in; each costs 0.6 to 6 s.
+HEAVY = ("ray", "torch", "transformers", "pandas", "sklearn", "xgboost", "snowflake.snowpark", "snowflake.ml")
+
+
+def asset_specs() -> list[dg.AssetSpec]:
+    return [spec for spec in definitions.defs.resolve_all_asset_specs() if definitions_makes(spec)]
+
+
+def definitions_makes(spec: dg.AssetSpec) -> bool:
+    return spec.key.to_user_string() not in ("staged_reviews", "tabular_data")
+
+
+def test_every_asset_has_description_owners_kinds_group_and_code_version():
+    for spec in asset_specs():
+        name = spec.key.to_user_string()
+        assert spec.description, name
+        assert spec.owners, name
+        assert spec.kinds, name
+        assert spec.group_name, name
+        assert spec.code_version, name
+
+
+def test_every_asset_has_a_freshness_policy():
+    for spec in asset_specs():
+        assert spec.freshness_policy is not None, spec.key
+
+
+def test_every_asset_of_a_table_shows_its_columns():
+    shown = {spec.key.to_user_string(): spec.metadata for spec in definitions.defs.resolve_all_asset_specs()}
+    for name, table in catalogue.TABLE_OF_ASSET.items():
+        if name in shown:
+            schema = shown[name]["dagster/column_schema"]
+            assert [column.name for column in schema.columns] == list(table.column_names)
+            assert all(column.description for column in schema.columns), name
+
+
+def test_column_lineage_names_columns_that_exist():
+    known = {table.name: table.column_names for table in (*tables.TABLES, tables.REVIEWS)}
+    for table in (*tables.TABLES, tables.REVIEWS):
+        for column in table.columns:
+            for source in column.lineage:
+                name, _, source_column = source.partition(".")
+                assert source_column in known[name], f"{table.name}.{column.name} <- {source}"
+
+
+def test_the_graph_is_the_one_of_the_design():
+    graph = definitions.defs.resolve_asset_graph()
+    parents = {
+        key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
+        for key in graph.get_all_asset_keys()
+    }
+    assert parents["raw_reviews"] == {"staged_reviews"}
+    assert parents["review_sentiment"] == parents["review_quality"] == {"raw_reviews"}
+    assert parents["reviews"] == {"raw_reviews", "review_sentiment", "review_quality"}
+    assert parents["purchase_features"] == {"reviews", "tabular_data"}
+    assert parents["conversion_model"] == {"purchase_features"}
+    assert parents["champion"] == {"conversion_model"}
+    assert parents["purchase_propensity"] == {"purchase_features", "champion"}
+
+
+def test_checks_that_guard_what_is_downstream_are_blocking():
+    checks = {
+        (spec.asset_key.to_user_string(), spec.name): spec.blocking
+        for key in definitions.defs.resolve_asset_graph().asset_check_keys
+        for spec in [definitions.defs.resolve_asset_graph().get_check_spec(key)]
+    }
+    for asset in ("raw_reviews", "review_sentiment", "review_quality", "purchase_features"):
+        assert checks[asset, "keys_unique_and_complete"]
+    assert checks["conversion_model", "better_than_the_prior"]
+    assert not checks["raw_reviews", "rejected_share"]
+
+
+def test_every_schedule_and_sensor_loads_stopped_unless_it_is_switched_on():
+    for schedule in definitions.defs.schedules or []:
+        assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
+    for sensor in definitions.defs.sensors or []:
+        assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+
+
+@pytest.mark.parametrize("module", HEAVY)
+def test_loading_the_code_location_imports_nothing_heavy(module: str, loaded_modules: set[str]):
+    assert module not in loaded_modules
+
+
+@pytest.fixture(scope="module")
+def loaded_modules() -> set[str]:
+    code = "import sys, definitions; print('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_hostile_text_in_a_sample_is_shown_as_text():
+    shown = catalogue.markdown_table(("a|b",), [["<script>alert(1)</script> | [x](javascript:1) `c` *d*"]]).value
+    assert "<script>" not in shown
+    assert "[x](" not in shown
+    assert shown.splitlines()[-1].replace("\\|", "").count("|") == 2
+
+
+def test_the_daily_schedule_asks_for_yesterday():
+    from datetime import datetime
+
+    from schedules.timetable import daily_reviews_schedule
+
+    context = dg.build_schedule_context(scheduled_execution_time=datetime(2026, 3, 2, 5, 0))
+    request = daily_reviews_schedule(context)
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == "2026-03-01"
