@@ -3,10 +3,14 @@
 ``definitions(resources)`` lets a test replace a resource; ``defs`` is what Dagster loads.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
+
+# Partition-wise data versions and range backfills are marked beta; the warning would stand before every line of output.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 from assets import conversion, reviews
 from customer_insights.settings import settings

@@ -68,8 +68,8 @@ def score_with_cortex(session: Session, settings: Settings, window: Window, run_
         "  ) AS o ON o.TEXT_HASH = p.TEXT_HASH\n"
         ") AS source ON target.UUID = source.UUID\n"
         "WHEN MATCHED THEN UPDATE SET TEXT_HASH = source.TEXT_HASH, LANGUAGE = source.LANGUAGE,\n"
-        "  REVIEW_SENTIMENT = source.REVIEW_SENTIMENT, SENTIMENT_LABEL = source.SENTIMENT_LABEL, BACKEND = ?, MODEL = ?,\n"
-        "  REVISION = ?, ARRIVAL_DATE = source.ARRIVAL_DATE, SCORED_AT = SYSDATE(), RUN_ID = ?\n"
+        "  REVIEW_SENTIMENT = source.REVIEW_SENTIMENT, SENTIMENT_LABEL = source.SENTIMENT_LABEL,\n"
+        "  BACKEND = ?, MODEL = ?, REVISION = ?, ARRIVAL_DATE = source.ARRIVAL_DATE, SCORED_AT = SYSDATE(), RUN_ID = ?\n"
         "WHEN NOT MATCHED THEN INSERT (UUID, TEXT_HASH, LANGUAGE, REVIEW_SENTIMENT, SENTIMENT_LABEL, BACKEND, MODEL,\n"
         "  REVISION, ARRIVAL_DATE, SCORED_AT, RUN_ID)\n"
         "  VALUES (source.UUID, source.TEXT_HASH, source.LANGUAGE, source.REVIEW_SENTIMENT, source.SENTIMENT_LABEL,\n"
@@ -96,11 +96,11 @@ class SentimentScorer:
     def __call__(self, pending: pd.DataFrame) -> pd.DataFrame:
         import pandas as pd
 
-        texts = pending["REVIEW_TEXT"].tolist()
+        prediction = self._model.predict(pending["REVIEW_TEXT"].tolist())
         return pd.DataFrame(
             {
-                "REVIEW_SENTIMENT": self._model.score(texts),
-                "SENTIMENT_LABEL": self._model.classify(texts),
+                "REVIEW_SENTIMENT": prediction.scores,
+                "SENTIMENT_LABEL": prediction.labels,
                 "BACKEND": self._model.backend,
                 "MODEL": self._model.name,
                 "REVISION": self._model.revision,

