@@ -79,7 +79,8 @@ def split(features: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]
     if len(labelled) < settings.minimum_training_rows:
         raise TrainingDataError(
             f"PURCHASE_FEATURES has {len(labelled)} rows with {TARGET}; training needs "
-            f"{settings.minimum_training_rows} (CUSTOMER_INSIGHTS_MINIMUM_TRAINING_ROWS). Load more reviews whose UUID is in TABULAR_DATA."
+            f"{settings.minimum_training_rows} (CUSTOMER_INSIGHTS_MINIMUM_TRAINING_ROWS). "
+            "Load more reviews whose UUID is in TABULAR_DATA."
         )
     parts = {name: labelled[labelled["UUID"].map(part) == name] for name in ("train", "validation", "test")}
     for name, rows in parts.items():

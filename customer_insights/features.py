@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from customer_insights import query
 from customer_insights.tables import MODEL_FEATURES, PURCHASE_FEATURES, TARGET
 
 if TYPE_CHECKING:
@@ -46,10 +47,10 @@ def build(session: Session) -> int:
 
 def losses(session: Session) -> dict[str, int]:
     """Where reviews and visits do not meet: counts by reason."""
-    return {name: int(value) for name, value in session.sql(LOSSES).collect()[0].as_dict().items()}
+    return {name: int(count) for name, count in query.row(session, LOSSES).items()}
 
 
 def fingerprint(session: Session) -> str:
     """A value that changes when any row that the model is trained on changes, whatever the order of the rows."""
     columns = ", ".join(("UUID", *MODEL_FEATURES, TARGET))
-    return str(session.sql(f"SELECT HASH_AGG({columns}) AS F FROM {PURCHASE_FEATURES.name}").collect()[0]["F"])
+    return str(query.value(session, f"SELECT HASH_AGG({columns}) FROM {PURCHASE_FEATURES.name}"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from customer_insights.query import value
 from customer_insights.tables import Table
 
 if TYPE_CHECKING:
@@ -46,4 +47,4 @@ def pending(table: Table, window: Window, model: str, revision: str, condition: 
 
 def count(session: Session, query: Query) -> int:
     """Number of rows of a query."""
-    return int(session.sql(f"SELECT COUNT(*) AS N FROM ({query.sql}) AS q", params=list(query.binds)).collect()[0]["N"])
+    return int(value(session, f"SELECT COUNT(*) FROM ({query.sql}) AS q", query.binds))

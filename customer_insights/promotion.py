@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from customer_insights import query
 from customer_insights.errors import PermanentError
 from customer_insights.identifiers import validated
 from customer_insights.settings import Settings
@@ -44,10 +45,10 @@ class Decision:
 def versions(session: Session, settings: Settings) -> list[Version]:
     """Every version of the model, the oldest first; empty when there is no model."""
     name = validated(settings.model_name)
-    if not session.sql(f"SHOW MODELS LIKE '{name}' IN SCHEMA {settings.qualified_schema}").collect():
+    if not query.rows(session, f"SHOW MODELS LIKE '{name}' IN SCHEMA {settings.qualified_schema}"):
         return []
-    rows = session.sql(f"SHOW VERSIONS IN MODEL {settings.qualified_schema}.{name}").collect()
-    return [_version(row.as_dict()) for row in rows]
+    rows = query.rows(session, f"SHOW VERSIONS IN MODEL {settings.qualified_schema}.{name}")
+    return [_version(row) for row in rows]
 
 
 def _version(row: dict[str, Any]) -> Version:

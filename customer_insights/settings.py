@@ -30,40 +30,46 @@ class Settings(BaseSettings):
 
     # Snowflake's objects
     connection: str | None = Field(
-        None, description="connection of connections.toml; None: Snowflake's own rule chooses"
+        default=None, description="connection of connections.toml; None: Snowflake's own rule chooses"
     )
     database: Identifier = "HOL_DB"
     schema_name: Identifier = "HOL_SCHEMA"
     warehouse: Identifier = "HOL_WAREHOUSE"
     compute_pool: Identifier = "HOL_COMPUTE_POOL"
     compute_pool_family: Identifier = "CPU_X64_M"
-    compute_pool_max_nodes: int = Field(2, ge=1)
-    review_stage: Identifier = Field("REVIEWS", description="the stage that new review files arrive on")
-    payload_stage: Identifier = Field("PAYLOAD_STAGE", description="where job code is uploaded, by code version")
-    work_stage: Identifier = Field("WORK_STAGE", description="where jobs exchange Parquet and messages, by run")
-    model_stage: Identifier = Field("MODEL_STAGE", description="weights that jobs load from a stage")
+    compute_pool_max_nodes: int = Field(default=2, ge=1)
+    review_stage: Identifier = Field(default="REVIEWS", description="the stage that new review files arrive on")
+    payload_stage: Identifier = Field(
+        default="PAYLOAD_STAGE", description="where job code is uploaded, by code version"
+    )
+    work_stage: Identifier = Field(default="WORK_STAGE", description="where jobs exchange Parquet and messages, by run")
+    model_stage: Identifier = Field(default="MODEL_STAGE", description="weights that jobs load from a stage")
     model_name: Identifier = "CONVERSION_MODEL"
 
     # how the jobs run
     external_access_integrations: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
-        (), description="what a job's container may reach, e.g. to install its requirements"
+        default=(), description="what a job's container may reach, e.g. to install its requirements"
     )
-    target_instances: int = Field(1, ge=1, description="nodes of a scoring job")
-    queue_timeout_seconds: float = Field(1800, gt=0)
-    run_timeout_seconds: float = Field(4 * 3600, gt=0)
-    partition_start: str = Field("2026-01-01", description="first day (UTC) on which files may have arrived")
-    timezone: str = Field("UTC", description="time zone of the schedules")
-    schedules_on: bool = Field(False, description="start schedules, sensors and automation as soon as they are loaded")
+    target_instances: int = Field(default=1, ge=1, description="nodes of a scoring job")
+    queue_timeout_seconds: float = Field(default=1800, gt=0)
+    run_timeout_seconds: float = Field(default=4 * 3600, gt=0)
+    partition_start: str = Field(default="2026-01-01", description="first day (UTC) on which files may have arrived")
+    timezone: str = Field(default="UTC", description="time zone of the schedules")
+    schedules_on: bool = Field(
+        default=False, description="start schedules, sensors and automation as soon as they are loaded"
+    )
 
     # ingest
-    max_review_characters: int = Field(1_000_000, ge=1, description="a longer review is rejected with its length")
+    max_review_characters: int = Field(
+        default=1_000_000, ge=1, description="a longer review is rejected with its length"
+    )
 
     # sentiment: Cortex reads these languages, the job on the compute pool reads the rest
     sentiment_cortex_languages: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = (
         "en", "fr", "de", "hi", "it", "es", "pt",
     )  # fmt: skip
     sentiment_model: str = Field(
-        "use", description="'use', 'e5', or a Hugging Face name or stage path for transformers"
+        default="use", description="'use', 'e5', or a Hugging Face name or stage path for transformers"
     )
     sentiment_revision: str | None = None
 
@@ -74,21 +80,23 @@ class Settings(BaseSettings):
         "generic brief with no details",
     )
     quality_hypothesis_template: str = "This review is {}."
-    quality_model: str = Field("embedded", description="'embedded', or a Hugging Face name or stage path")
+    quality_model: str = Field(default="embedded", description="'embedded', or a Hugging Face name or stage path")
     quality_revision: str | None = None
 
     # the purchase model
     training_code_version: str = Field(
-        "1", description="raise it when training changes, and unchanged features are trained again"
+        default="1", description="raise it when training changes, and unchanged features are trained again"
     )
-    minimum_training_rows: int = Field(200, ge=20)
+    minimum_training_rows: int = Field(default=200, ge=20)
     promotion_tolerance: float = Field(
-        0.005, ge=0, description="AUC by which a challenger may fall short of the champion"
+        default=0.005, ge=0, description="AUC by which a challenger may fall short of the champion"
     )
 
     # credits an hour of one node of the pool's family (Snowflake's consumption table); for the estimate in metadata
     credits_per_node_hour: float = 0.22
-    reject_share_limit: float = Field(0.05, ge=0, le=1, description="share of rejected rows above which a check fails")
+    reject_share_limit: float = Field(
+        default=0.05, ge=0, le=1, description="share of rejected rows above which a check fails"
+    )
 
     @property
     def qualified_schema(self) -> str:

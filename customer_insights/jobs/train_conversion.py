@@ -33,7 +33,7 @@ def main() -> None:
                 "training_set": str(run.extras["training_set"]),
                 "training_code_version": run.settings.training_code_version,
                 "training_rows": len(parts["train"]),
-                "trees": int(model["classifier"].best_iteration) + 1,
+                "trees": int(model.named_steps["classifier"].best_iteration) + 1,
             },
         )
         outcomes, probabilities = evaluation.outcomes, evaluation.probabilities
