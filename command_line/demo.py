@@ -13,7 +13,6 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 SAMPLE_DIRECTORY = local.ROOT / ".cache" / "sample_data"
 FILES_DIRECTORY = local.ROOT / ".cache" / "demo_files"
-JOB = "everything"
 TAG = "customer_insights/demo"
 POLL_SECONDS = 0.5
 START_TIMEOUT_SECONDS = 120
@@ -124,10 +122,7 @@ def _run(console: Console, start: str, end: str) -> Progress:
     log = local.home() / "demo.log"
     with log.open("w") as output, dg.DagsterInstance.get() as instance:
         process = subprocess.Popen(  # noqa: S603
-            [
-                str(Path(sys.executable).parent / "dagster"),
-                *("job", "execute", "-m", "definitions", "-j", JOB, "--tags", json.dumps(tags)),
-            ],
+            [sys.executable, "-m", "command_line.run_job", json.dumps(tags)],
             cwd=local.ROOT,
             stdout=output,
             stderr=subprocess.STDOUT,
