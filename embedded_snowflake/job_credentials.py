@@ -1,0 +1,39 @@
+"""Passwords that the server makes for its jobs: one each, good while the job runs.
+
+A job never sees the user's password, and what it leaves open, such as a transaction of a killed worker, ends with it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+
+
+class JobCredentials:
+    """The passwords in force and the sessions that were opened with each."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tokens: dict[str, list[str]] = {}
+
+    def issue(self) -> str:
+        """A new password."""
+        password = secrets.token_urlsafe(32)
+        with self._lock:
+            self._tokens[password] = []
+        return password
+
+    def accepts(self, password: str) -> bool:
+        with self._lock:
+            return any(secrets.compare_digest(password.encode(), known.encode()) for known in self._tokens)
+
+    def opened(self, password: str, token: str) -> None:
+        """Remember the session that was opened with this password."""
+        with self._lock:
+            if password in self._tokens:
+                self._tokens[password].append(token)
+
+    def revoke(self, password: str) -> list[str]:
+        """The password is good no more; the tokens of the sessions opened with it."""
+        with self._lock:
+            return self._tokens.pop(password, [])
