@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ import pytest
 HOME = Path(tempfile.mkdtemp(prefix="customer_insights_tests_")) / ".snowflake"
 HOME.mkdir()
 os.environ["SNOWFLAKE_HOME"] = str(HOME)
+os.environ["SNOWFLAKE_DEFAULT_CONNECTION_NAME"] = "embedded"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_SECONDS = 120
@@ -89,3 +93,96 @@ def embedded() -> Iterator[Embedded]:
     yield server
     stop_embedded(server)
     shutil.rmtree(HOME.parent, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The whole graph on the embedded server, with a Dagster instance of its own and some sample reviews."""
+
+    embedded: Embedded
+    dagster_home: Path
+    uploaded: int
+
+    @property
+    def instance(self):
+        """The instance, as Dagster's own processes open it."""
+        import dagster as dg
+
+        return dg.DagsterInstance.from_config(str(self.dagster_home))
+
+    def run(self, *assets: str, start: str | None = None, end: str | None = None, raise_on_error: bool = False):
+        """Materialize assets (all when none is named) for a range of days of arrival, today when none is given."""
+        import dagster as dg
+
+        from definitions import defs
+
+        start = start or today()
+        tags = {
+            "dagster/asset_partition_range_start": start,
+            "dagster/asset_partition_range_end": end or start,
+        }
+        with self.instance as instance:
+            return defs.resolve_job_def("everything").execute_in_process(
+                instance=instance,
+                tags=tags,
+                asset_selection=[dg.AssetKey(name) for name in assets] or None,
+                raise_on_error=raise_on_error,
+            )
+
+    def session(self):
+        """A Snowpark session in the graph's schema."""
+        return self.embedded.session()
+
+    def put(self, name: str, content: bytes) -> None:
+        """Put one file on the review stage."""
+        import io
+
+        with io.BytesIO(content) as stream:
+            self.session().file.put_stream(stream, f"@REVIEWS/{name}", auto_compress=False, overwrite=True)
+
+    def value(self, sql: str):
+        """The one value of a query."""
+        return next(iter(self.session().sql(sql).collect()[0].as_dict().values()))
+
+
+def today() -> str:
+    """The day (UTC) on which a file that is put now arrives."""
+    return datetime.now(UTC).date().isoformat()
+
+
+def materializations(result) -> dict[str, dict[str, object]]:
+    """Metadata of each asset that a run materialized."""
+    return {
+        event.asset_key.to_user_string(): {
+            name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()
+        }
+        for event in result.get_asset_materialization_events()
+    }
+
+
+SAMPLE_REVIEWS_OF_THE_GRAPH = 480
+
+
+@pytest.fixture(scope="session")
+def graph(embedded: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
+    """Deployed objects and a few hundred written reviews on the stage; nothing is materialized yet."""
+    from command_line.load import upload
+    from customer_insights import deployment, sample_data, visits
+    from customer_insights.settings import settings
+
+    dagster_home = tmp_path_factory.mktemp("dagster")
+    shutil.copy(ROOT / ".dagster" / "dagster.yaml", dagster_home)
+    files = tmp_path_factory.mktemp("files")
+    frame = sample_data.load_written().head(SAMPLE_REVIEWS_OF_THE_GRAPH)
+    session = embedded.session()
+    deployment.deploy(session, settings())
+    upload(session, sample_data.write_files(frame, files))
+    visits.load_visits(session, visits.read_visits(files / "tabular_data.csv"))
+    yield Graph(embedded, dagster_home, len(frame))
+
+
+@pytest.fixture(scope="session")
+def materialized_graph(graph: Graph):
+    """The graph after its first run; gives the graph and the run's result."""
+    result = graph.run(raise_on_error=True)
+    return graph, result
