@@ -7,10 +7,9 @@ Cortex's other functions are refused by name. How a model runs belongs in ``infe
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from embedded_snowflake import tokens
 from embedded_snowflake.errors import unsupported
@@ -41,8 +40,8 @@ REFUSED = frozenset(
 # The engine's name of SNOWFLAKE.CORTEX.SENTIMENT: functions of the engine have no schema.
 CORTEX_SENTIMENT = "CORTEX_SENTIMENT"
 
-_EMPTY_LABEL = "unknown"
-_EMPTY_SCORE = 0.0
+# What both say of a text without a character.
+_EMPTY: dict[str, Any] = {"label": "unknown", "score": 0.0}
 
 
 @at_start
@@ -52,19 +51,18 @@ def start(server: EmbeddedSnowflake) -> None:
     server.shutdown_callbacks.append(process.stop)
     source = server.configuration.sentiment_model
 
-    def ask(name: str, column: str) -> Callable[[pa.ChunkedArray], pa.Array]:
-        return lambda texts: _by_text(process, source, name, column, texts)
-
-    labels, scores = ask("AI_SENTIMENT", "label"), ask("SENTIMENT", "score")
-
     def ai_sentiment(texts: pa.ChunkedArray) -> pa.Array:
-        objects = [_sentiment_object(label) for label in labels(texts).to_pylist()]
-        return pa.ExtensionArray.from_storage(pa.json_(), pa.array(objects, pa.string()))
+        labels = _by_text(process, source, "AI_SENTIMENT", "label", texts)
+        objects = pa.array([_sentiment_object(label) for label in labels], pa.string())
+        return pa.ExtensionArray.from_storage(pa.json_(), objects)
+
+    def cortex_sentiment(texts: pa.ChunkedArray) -> pa.Array:
+        return pa.array(_by_text(process, source, "SNOWFLAKE.CORTEX.SENTIMENT", "score", texts), pa.float64())
 
     engine = server.fakesnow.duck_conn
-    options = {"type": "arrow", "null_handling": "special"}
+    options: dict[str, Any] = {"type": "arrow", "null_handling": "special"}
     engine.create_function("AI_SENTIMENT", ai_sentiment, ["VARCHAR"], "JSON", **options)
-    engine.create_function(CORTEX_SENTIMENT, scores, ["VARCHAR"], "DOUBLE", **options)
+    engine.create_function(CORTEX_SENTIMENT, cortex_sentiment, ["VARCHAR"], "DOUBLE", **options)
 
 
 def _sentiment_object(label: str | None) -> str | None:
@@ -73,24 +71,23 @@ def _sentiment_object(label: str | None) -> str | None:
 
 def _by_text(
     process: InferenceProcess, source: str | None, name: str, column: str, texts: pa.ChunkedArray | pa.Array
-) -> pa.Array:
-    """The model's ``column`` for each text, in one call; NULL for NULL, and no call for a text without a character."""
-    if isinstance(texts, pa.ChunkedArray):
-        texts = texts.combine_chunks()
-    empty = pc.equal(pc.utf8_trim_whitespace(texts), "")
-    asked = pc.fill_null(pc.invert(empty), False)
-    wanted = texts.filter(asked)
-    result = pa.nulls(len(texts), pa.string() if column == "label" else pa.float64())
-    if len(wanted):
-        if not source:
-            raise InferenceError(_no_model(name))
-        try:
-            answer = process.request({"task": "sentiment", "source": source}, pa.table({"text": wanted}))
-        except InferenceError as error:
-            raise InferenceError(_no_model(name, str(error))) if error.missing else error from error
-        result = pc.replace_with_mask(result, asked, answer.column(column).combine_chunks())
-    value = pa.scalar(_EMPTY_LABEL if column == "label" else _EMPTY_SCORE, result.type)
-    return pc.replace_with_mask(result, pc.fill_null(empty, False), value)
+) -> list[Any]:
+    """The model's ``column`` for each text, in one call; NULL for NULL, and no call for texts without a character."""
+    values = texts.to_pylist()
+    result = [None if text is None else _EMPTY[column] for text in values]
+    asked = [position for position, text in enumerate(values) if text is not None and text.strip()]
+    if not asked:
+        return result
+    if not source:
+        raise InferenceError(_no_model(name))
+    table = pa.table({"text": pa.array([values[position] for position in asked], pa.string())})
+    try:
+        answer = process.request({"task": "sentiment", "source": source, "column": column}, table)
+    except InferenceError as error:
+        raise InferenceError(_no_model(name, str(error))) if error.missing else error from error
+    for position, value in zip(asked, answer.column(column).to_pylist(), strict=True):
+        result[position] = value
+    return result
 
 
 def _no_model(name: str, reason: str = "") -> str:

@@ -38,6 +38,7 @@ class InferenceProcess:
         self._idle_seconds = idle_seconds
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
+        self._stopped = False
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
 
@@ -56,7 +57,10 @@ class InferenceProcess:
                 return self._exchange(self._open(), head, body)
 
     def stop(self) -> None:
-        """End the process, if there is one."""
+        """End the process, also in the middle of a request, and start none again."""
+        self._stopped = True
+        if process := self._process:
+            process.kill()
         with self._lock:
             self._reap()
 
@@ -75,6 +79,8 @@ class InferenceProcess:
     def _open(self) -> Connection:
         if self._connection is not None and self._process is not None and self._process.poll() is None:
             return self._connection
+        if self._stopped:
+            raise InferenceError("the server is stopping")
         self._reap()
         near_end, far_end = socket.socketpair()
         self._connection = Connection(near_end.detach())

@@ -189,13 +189,15 @@ _HANDLERS = _Handlers()
 
 
 def _sentiment(header: dict[str, Any], table: pa.Table) -> pa.Table:
-    """``score`` (-1..1) and ``label`` of every text of the column ``text``."""
+    """The column asked for, ``score`` (-1..1) or ``label``, of every text of the column ``text``."""
     texts: list[str] = table.column("text").to_pylist()
     model = _sentiment_model(header["source"])
+    if header["column"] == "label" and hasattr(model, "classify"):
+        return pa.table({"label": pa.array([str(label) for label in model.classify(texts)], pa.string())})
     scores = [float(score) for score in model.score(texts)]
-    classify = getattr(model, "classify", None) or getattr(model, "label", None)
-    labels = [str(label) for label in classify(texts)] if classify else [_label(score) for score in scores]
-    return pa.table({"score": pa.array(scores, pa.float64()), "label": pa.array(labels, pa.string())})
+    if header["column"] == "label":
+        return pa.table({"label": pa.array([_label(score) for score in scores], pa.string())})
+    return pa.table({"score": pa.array(scores, pa.float64())})
 
 
 @functools.cache
