@@ -7,14 +7,14 @@ Nothing about a single asset belongs here.
 from __future__ import annotations
 
 import html
-import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from customer_insights import tables
+from customer_insights import query, tables
 from customer_insights.settings import settings
 from customer_insights.tables import Table
 
@@ -85,7 +85,7 @@ def column_lineage(table: Table) -> dg.TableColumnLineage:
 def materialized(session: Session, table: Table, where: str = "", binds: Sequence[object] = ()) -> dict[str, Any]:
     """Materialization metadata of a table: row count, lineage and a sample, of the rows that ``where`` selects."""
     condition = f" WHERE {where}" if where else ""
-    count = session.sql(f"SELECT COUNT(*) AS N FROM {table.name}{condition}", params=list(binds)).collect()[0]["N"]
+    count = query.value(session, f"SELECT COUNT(*) FROM {table.name}{condition}", binds)
     return {
         "dagster/row_count": int(count),
         "dagster/column_lineage": column_lineage(table),
@@ -94,14 +94,14 @@ def materialized(session: Session, table: Table, where: str = "", binds: Sequenc
 
 
 def sample(session: Session, table: Table, condition: str, binds: Sequence[object]) -> dg.MarkdownMetadataValue:
-    """A few rows as a Markdown table, the same ones each time; texts are cut and escaped, since customers wrote
-    them."""
+    """A few rows as a Markdown table, the same ones each time; texts, which customers wrote, are cut and escaped."""
     columns = ", ".join(table.column_names)
-    rows = session.sql(
+    rows = query.rows(
+        session,
         f"SELECT {columns} FROM {table.name}{condition} ORDER BY MD5({table.key[0]}) LIMIT {SAMPLE_ROWS}",
-        params=list(binds),
-    ).collect()
-    return markdown_table(table.column_names, [tuple(row) for row in rows])
+        binds,
+    )
+    return markdown_table(table.column_names, [tuple(row.values()) for row in rows])
 
 
 def markdown_table(columns: Iterable[str], rows: Iterable[Sequence[object]]) -> dg.MarkdownMetadataValue:
@@ -125,7 +125,7 @@ def _cell(value: object) -> str:
 
 def counts_table(name: str, counts: Mapping[str, int]) -> dg.MarkdownMetadataValue:
     """Counts by name, the largest first."""
-    return markdown_table((name, "rows"), sorted(counts.items(), key=lambda item: -item[1]))
+    return markdown_table((name, "rows"), [*Counter(counts).most_common()])
 
 
 def counts_by(
@@ -134,9 +134,7 @@ def counts_by(
     """Rows by value of one column."""
     name = table.column(column).name
     condition = f" WHERE {where}" if where else ""
-    rows = session.sql(
-        f"SELECT {name} AS V, COUNT(*) AS N FROM {table.name}{condition} GROUP BY {name}", params=list(binds)
-    ).collect()
+    rows = query.rows(session, f"SELECT {name} AS V, COUNT(*) AS N FROM {table.name}{condition} GROUP BY {name}", binds)
     return {str(row["V"]): int(row["N"]) for row in rows}
 
 
@@ -150,8 +148,3 @@ IN_WINDOW = "ARRIVAL_DATE BETWEEN ?::DATE AND ?::DATE"
 
 # Every table that is an asset, by the asset's name.
 TABLE_OF_ASSET = {table.name.lower(): table for table in (*tables.TABLES, tables.REVIEWS)}
-
-
-def plain(values: Mapping[str, Any]) -> str:
-    """A mapping as JSON text, for a run tag or a log line."""
-    return json.dumps(values, sort_keys=True, default=str)

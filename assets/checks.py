@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from customer_insights import query
 from customer_insights.tables import Table
 
 if TYPE_CHECKING:
@@ -37,12 +38,13 @@ def keys(session: Session, table: Table, where: str = "TRUE", binds: Sequence[ob
     """Rows that share a key, and NULLs in columns that have none."""
     key = ", ".join(table.key)
     nulls = " + ".join(f"COUNT_IF({name} IS NULL)" for name in table.required)
-    row = session.sql(
+    row = query.row(
+        session,
         "SELECT COUNT(*) AS N, "
         f"(SELECT COUNT(*) FROM (SELECT DISTINCT {key} FROM {table.name} WHERE {where}) AS k) AS K, "
         f"COALESCE({nulls}, 0) AS NULLS FROM {table.name} WHERE {where}",
-        params=[*binds, *binds],
-    ).collect()[0]
+        [*binds, *binds],
+    )
     doubled, missing = int(row["N"]) - int(row["K"]), int(row["NULLS"])
     return dg.AssetCheckResult(
         check_name=KEYS,
@@ -62,7 +64,7 @@ def violations(
 ) -> dg.AssetCheckResult:
     """Rows that break any of ``conditions`` (name -> SQL that is TRUE for a good row)."""
     counted = ", ".join(f"COUNT_IF(NOT ({sql})) AS V{index}" for index, sql in enumerate(conditions.values()))
-    row = session.sql(f"SELECT {counted} FROM {table.name} WHERE {where}", params=list(binds)).collect()[0]
+    row = query.row(session, f"SELECT {counted} FROM {table.name} WHERE {where}", binds)
     broken = {condition: int(row[f"V{index}"]) for index, condition in enumerate(conditions)}
     return dg.AssetCheckResult(
         check_name=name,
@@ -75,20 +77,20 @@ def violations(
 
 def no_row_lost(session: Session, scored: Table, where: str, binds: Sequence[object]) -> dg.AssetCheckResult:
     """Every raw review of the window has its row in ``scored``, and the table has no row besides."""
-    row = session.sql(
-        f"SELECT COUNT_IF(s.UUID IS NULL) AS MISSING FROM RAW_REVIEWS AS r LEFT JOIN {scored.name} AS s "
+    missing = query.value(
+        session,
+        f"SELECT COUNT_IF(s.UUID IS NULL) FROM RAW_REVIEWS AS r LEFT JOIN {scored.name} AS s "
         f"ON s.UUID = r.UUID AND s.TEXT_HASH = r.TEXT_HASH WHERE r.{where}",
-        params=list(binds),
-    ).collect()[0]
-    extra = session.sql(
-        f"SELECT COUNT(*) AS N FROM {scored.name} AS s LEFT JOIN RAW_REVIEWS AS r ON r.UUID = s.UUID "
-        "WHERE r.UUID IS NULL"
-    ).collect()[0]["N"]
-    missing = int(row["MISSING"])
+        binds,
+    )
+    extra = query.value(
+        session,
+        f"SELECT COUNT(*) FROM {scored.name} AS s LEFT JOIN RAW_REVIEWS AS r ON r.UUID = s.UUID WHERE r.UUID IS NULL",
+    )
     return dg.AssetCheckResult(
         check_name=NO_ROW_LOST,
-        passed=missing == 0 and int(extra) == 0,
-        metadata={"reviews without a score": missing, "scores without a review": int(extra)},
+        passed=int(missing) == 0 and int(extra) == 0,
+        metadata={"reviews without a score": int(missing), "scores without a review": int(extra)},
         description=f"{missing} reviews have no score, {extra} scores have no review",
     )
 

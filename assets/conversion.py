@@ -5,6 +5,7 @@ import dagster as dg
 
 from assets import catalogue, checks
 from assets.reviews import reviews, tabular_data
+from customer_insights import query
 from customer_insights.settings import settings
 from customer_insights.tables import (
     MODEL_EXPLANATIONS,
@@ -199,7 +200,7 @@ def purchase_propensity(context: dg.AssetExecutionContext, snowflake: SnowflakeC
         served = promotion.in_service(session, settings())
         rows = propensity.score(session, settings(), served.name, context.run_id)
         visits = session.table(PURCHASE_FEATURES.name).count()
-        values = session.sql("SELECT PURCHASE_PROBABILITY AS P FROM PURCHASE_PROPENSITY SAMPLE (10000 ROWS)").collect()
+        values = query.rows(session, "SELECT PURCHASE_PROBABILITY AS P FROM PURCHASE_PROPENSITY SAMPLE (10000 ROWS)")
         picture = plots.histogram(
             [float(row["P"]) for row in values], "Predicted probabilities", "probability of a purchase", "histogram"
         )
@@ -282,10 +283,11 @@ def product_insights(context: dg.AssetExecutionContext, snowflake: SnowflakeConn
 
     with snowflake.session() as session:
         insights.build(session, settings(), context.run_id)
-        rates = session.sql(
+        rates = query.rows(
+            session,
             "SELECT PRODUCT_TYPE || ' / ' || PRODUCT_LAYOUT AS V, PURCHASE_RATE AS R FROM PRODUCT_INSIGHTS "
-            "WHERE PURCHASE_RATE IS NOT NULL ORDER BY R DESC LIMIT 12"
-        ).collect()
+            "WHERE PURCHASE_RATE IS NOT NULL ORDER BY R DESC LIMIT 12",
+        )
         picture = plots.bars(
             {row["V"]: float(row["R"]) for row in rates}, "Purchase rate", "share of visits", "purchase rate by product"
         )

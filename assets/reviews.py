@@ -7,9 +7,16 @@ import dagster as dg
 
 from assets import catalogue, checks
 from assets.catalogue import IN_WINDOW
-from customer_insights import deployment, pending, quality, sentiment
+from customer_insights import deployment, pending, quality, query, sentiment
 from customer_insights.settings import settings
-from customer_insights.tables import RAW_REVIEWS, REVIEW_QUALITY, REVIEW_SENTIMENT, REVIEWS, TABULAR_DATA
+from customer_insights.tables import (
+    RAW_REVIEWS,
+    REJECTED_REVIEWS,
+    REVIEW_QUALITY,
+    REVIEW_SENTIMENT,
+    REVIEWS,
+    TABULAR_DATA,
+)
 from resources.compute_pool import ComputePool, JobOutcome
 from resources.snowflake import SnowflakeConnection
 
@@ -41,7 +48,7 @@ def staged_reviews(snowflake: SnowflakeConnection) -> dg.DataVersionsByPartition
 @dg.observable_source_asset(
     group_name=GROUP,
     metadata=catalogue.table_metadata(TABULAR_DATA),
-    description="Visits to product pages: what was shown, how long it took to load, and whether it ended in a purchase.",
+    description="Visits to product pages: what was shown, how long it took to load, and whether it sold.",
     tags={"domain": "visits", "dagster/kind/snowflake": "", "dagster/kind/table": ""},
 )
 def tabular_data(snowflake: SnowflakeConnection) -> dg.DataVersion:
@@ -86,8 +93,8 @@ def raw_reviews(
             extras={"arrival_start": start, "arrival_end": end},
             otherwise=f"no new file arrived from {start} to {end}",
         )
-        reject = session.sql(f"SELECT COUNT(*) AS N FROM REJECTED_REVIEWS WHERE {IN_WINDOW}", params=[start, end])
-        rejected = int(reject.collect()[0]["N"])
+        count = f"SELECT COUNT(*) FROM {REJECTED_REVIEWS.name} WHERE {IN_WINDOW}"
+        rejected = int(query.value(session, count, (start, end)))
         metadata = catalogue.materialized(session, RAW_REVIEWS, IN_WINDOW, (start, end))
         languages = catalogue.counts_by(session, RAW_REVIEWS, "LANGUAGE", IN_WINDOW, (start, end))
         accepted = metadata["dagster/row_count"]
@@ -147,11 +154,12 @@ def review_sentiment(
             extras={"arrival_start": start, "arrival_end": end},
             otherwise=f"every review from {start} to {end} in the model's languages is scored",
         )
-        mean = session.sql(
-            f"SELECT LANGUAGE AS V, AVG(REVIEW_SENTIMENT) AS M FROM REVIEW_SENTIMENT WHERE {IN_WINDOW} GROUP BY LANGUAGE "
-            "HAVING AVG(REVIEW_SENTIMENT) IS NOT NULL ORDER BY LANGUAGE",
-            params=[start, end],
-        ).collect()
+        mean = query.rows(
+            session,
+            f"SELECT LANGUAGE AS V, AVG(REVIEW_SENTIMENT) AS M FROM REVIEW_SENTIMENT WHERE {IN_WINDOW} "
+            "GROUP BY LANGUAGE HAVING AVG(REVIEW_SENTIMENT) IS NOT NULL ORDER BY LANGUAGE",
+            (start, end),
+        )
         labels = ", ".join(f"'{label}'" for label in (*sentiment.CLASS_SCORES, sentiment.UNKNOWN))
         return outcome.result(
             {
@@ -173,7 +181,7 @@ def review_sentiment(
                     {
                         "REVIEW_SENTIMENT from -1 to 1 or NULL": "COALESCE(REVIEW_SENTIMENT, 0) BETWEEN -1 AND 1",
                         "a known SENTIMENT_LABEL": f"SENTIMENT_LABEL IN ({labels})",
-                        "NULL only when unknown": f"REVIEW_SENTIMENT IS NOT NULL OR SENTIMENT_LABEL = '{sentiment.UNKNOWN}'",
+                        "NULL when unknown": f"(REVIEW_SENTIMENT IS NULL) = (SENTIMENT_LABEL = '{sentiment.UNKNOWN}')",
                     },
                     IN_WINDOW,
                     (start, end),
@@ -219,9 +227,9 @@ def review_quality(
 
     start, end = catalogue.arrival_window(context)
     model, revision = zero_shot.identity(settings())
-    query = quality.quality_pending(settings(), pending.Window(start, end), model, revision)
+    unlabelled = quality.quality_pending(settings(), pending.Window(start, end), model, revision)
     with snowflake.session() as session:
-        rows = pending.count(session, query)
+        rows = pending.count(session, unlabelled)
         outcome = compute_pool.run_when(
             rows > 0,
             context,

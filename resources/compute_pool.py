@@ -60,7 +60,7 @@ class ComputePool(dg.ConfigurableResource):
     def _client(self) -> PipesSnowflakeJobClient:
         chosen = settings()
         return PipesSnowflakeJobClient(
-            session_factory=self.snowflake.open_session,
+            session_factory=self.snowflake.open_polling_session,
             compute_pool=chosen.compute_pool,
             payload=Payload(root=ROOT, include=("customer_insights/**/*",), requirements=REQUIREMENTS),
             payload_stage=f"{chosen.qualified_schema}.{chosen.payload_stage}",
