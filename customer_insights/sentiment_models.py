@@ -13,17 +13,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from customer_insights import language
-from customer_insights.token_batches import token_batches
+from customer_insights import language, sequence_classifier
+from customer_insights.sequence_classifier import SequenceClassifier, readable, softmax
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
-# For an account: multilingual, three classes. Pin its commit by CUSTOMER_INSIGHTS_SENTIMENT_REVISION: none could be
-# checked where this was written, so there is no default.
+# For an account: multilingual, three classes.
 PRODUCTION_MODEL = "cardiffnlp/twitter-xlm-roberta-base-sentiment"
 
 # Beginning and end of a longer text, where people say what they think; costs nothing in accuracy on the sample data,
@@ -91,9 +90,7 @@ def identity(name: str, revision: str | None = None) -> tuple[str, str]:
     if name in _ENCODER_PACKAGES:
         package = _ENCODER_PACKAGES[name]
         return _headed_identity(package, Head.read(_head_file(name)))
-    if Path(name).is_dir():
-        return name, revision or folder_revision(Path(name))
-    return name, _required(name, revision)
+    return sequence_classifier.identity(name, revision)
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ class Head:
         shifts = np.vstack([self.language_shifts, np.zeros(len(self.classes))])
         logits = ((embeddings - self.mean) / self.scale) @ self.coefficients + self.intercepts
         logits += shifts[[position.get(name, -1) for name in languages]]
-        return _softmax(logits)
+        return softmax(logits)
 
 
 class _HeadedEncoder:
@@ -208,42 +205,21 @@ class TransformersSentiment:
     backend = "transformers"
 
     def __init__(self, model: str, revision: str | None = None, *, threads: int = 1, token_budget: int = 1024) -> None:
-        """``model``: a Hugging Face name, which needs a ``revision``, or the path of a folder.
+        """``model``: a name on the hub or a folder.
 
         Raises:
-            ValueError: no revision for a name on the hub, or the model's labels are not named.
+            ValueError: the model's labels have no such names, or it comes from the hub without a known revision.
         """
-        import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-        if not Path(model).is_dir():
-            _required(model, revision)
-        torch.set_num_threads(threads)
-        self._model: Any = AutoModelForSequenceClassification.from_pretrained(model, revision=revision or "main").eval()
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(model, revision=revision or "main")
-        self._token_budget = token_budget
-        self.name = model
-        self.revision = revision or folder_revision(Path(model))
-        names = self._model.config.id2label
-        self.classes = tuple(str(names[index]).lower() for index in range(len(names)))
+        self._classifier = SequenceClassifier(model, revision, threads=threads, token_budget=token_budget)
+        self.name = self._classifier.name
+        self.revision = self._classifier.revision
+        self.classes = self._classifier.labels
         if not {"positive", "negative"} <= set(self.classes):
-            raise ValueError(
-                f"{model} has the labels {self.classes}; one named positive and one named negative are needed"
-            )
+            raise ValueError(f"{model} has the labels {self.classes}; needed are one named positive and one negative")
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """(n_texts, n_classes), in the order of ``classes``."""
-        import torch
-
-        limit = maximum_tokens(self._model.config, self._tokenizer)
-        cut = [readable(text, 8 * limit) for text in texts]
-        encoded = self._tokenizer(cut, truncation=True, max_length=limit)["input_ids"] if cut else []
-        result = np.zeros((len(cut), len(self.classes)))
-        with torch.inference_mode():
-            for batch in token_batches([len(ids) for ids in encoded], self._token_budget):
-                padded = self._tokenizer.pad({"input_ids": [encoded[index] for index in batch]}, return_tensors="pt")
-                result[batch] = _softmax(self._model(**padded).logits.double().numpy())
-        return result
+        return softmax(self._classifier.logits(texts))
 
     def predict(self, texts: Sequence[str]) -> Prediction:
         return _prediction(self.probabilities(texts), self.classes)
@@ -266,49 +242,7 @@ def _headed_identity(package: str, head: Head) -> tuple[str, str]:
     return f"{package}+sentiment head", f"{version(package)}+{head.revision}"
 
 
-def _required(model: str, revision: str | None) -> str:
-    if revision is None:
-        raise ValueError(
-            f"{model} is no folder, so it is a model on the hub: set its revision (a commit hash) too, "
-            "or scores would change when its owner changes it"
-        )
-    return revision
-
-
-def readable(text: str, maximum_characters: int) -> str:
-    """``text`` as the encoders can read it: no lone surrogates, which raise, and both ends only of a very long one."""
-    if len(text) > maximum_characters:
-        half = maximum_characters // 2
-        text = f"{text[:half]} {text[-half:]}"
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def maximum_tokens(config: Any, tokenizer: Any) -> int:
-    """Tokens that a model reads at once.
-
-    The tokenizer does not always know (it then says 10^30), and RoBERTa's positions begin after the padding's, so
-    that two of them are not for tokens.
-    """
-    positions = getattr(config, "max_position_embeddings", 512)
-    if config.model_type in ("roberta", "xlm-roberta"):
-        positions -= config.pad_token_id + 1
-    return min(tokenizer.model_max_length, positions)
-
-
-def folder_revision(folder: Path) -> str:
-    """A hash of a local model's configuration and weights, in place of the commit that a model on the hub has."""
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
 def _prediction(probabilities: np.ndarray, classes: tuple[str, ...]) -> Prediction:
     scores = probabilities[:, classes.index("positive")] - probabilities[:, classes.index("negative")]
-    labels = [classes[index] for index in probabilities.argmax(axis=1)] if len(probabilities) else []
+    labels = [classes[index] for index in probabilities.argmax(axis=1)]
     return Prediction(np.clip(scores.astype(np.float64), -1.0, 1.0), labels)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)

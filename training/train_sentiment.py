@@ -24,6 +24,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from customer_insights import language, sample_data, sentiment_models
 from customer_insights.sentiment_models import WEIGHTS, Head
+from customer_insights.sequence_classifier import readable
 
 SEED = 0
 CLASSES = ["negative", "neutral", "mixed", "positive"]
@@ -145,7 +146,7 @@ def main(encoder: Annotated[str, typer.Argument(help="use or e5")]) -> None:
     encode = ENCODERS[encoder](1)
     embeddings = np.concatenate(
         [
-            encode([sentiment_models.readable(text, limit) for text in frame["review_text"].iloc[start : start + 256]])
+            encode([readable(text, limit) for text in frame["review_text"].iloc[start : start + 256]])
             for start in range(0, len(frame), 256)
         ]
     ).astype(np.float64)

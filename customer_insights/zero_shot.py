@@ -1,0 +1,100 @@
+"""Zero-shot classification by natural language inference: how probable each label is for a text.
+
+Every label becomes a hypothesis ("This review is basic accurate information.") about the text as premise. The
+probability of a label is its share in the softmax over the hypotheses' entailment logits: the single-label rule of
+transformers' ZeroShotClassificationPipeline (after Yin, Hay and Roth 2019, https://arxiv.org/abs/1909.00161). Which
+reviews are labelled and where the labels go is in ``quality``; how a model is loaded and fed is in
+``sequence_classifier``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from customer_insights import sequence_classifier
+from customer_insights.sequence_classifier import SequenceClassifier, softmax
+from customer_insights.settings import Settings
+
+# A small model of ours that knows the three quality labels only; it is no general zero-shot model. See its card.
+EMBEDDED = Path(__file__).resolve().parent / "weights" / "quality_nli"
+# For an account: English only, the quickstart's model; and two that read many languages, the second four times faster.
+PRODUCTION_MODEL = "facebook/bart-large-mnli"
+MULTILINGUAL_MODELS = ("MoritzLaurer/mDeBERTa-v3-base-mnli-xnli", "MoritzLaurer/multilingual-MiniLMv2-L6-mnli-xnli")
+
+# The short names of the quality labels, as the reviews written for this project carry them, and the values of
+# REVIEW_QUALITY.
+QUALITY_LABELS: dict[str, str] = dict(
+    zip(("detailed", "basic", "generic"), Settings.model_fields["quality_labels"].default, strict=True)
+)
+HYPOTHESIS_TEMPLATE: str = Settings.model_fields["quality_hypothesis_template"].default
+
+
+def load(settings: Settings, threads: int = 1) -> ZeroShotClassifier:
+    """The classifier that the settings name."""
+    return ZeroShotClassifier(
+        *_model(settings),
+        hypothesis_template=settings.quality_hypothesis_template,
+        labels=settings.quality_labels,
+        threads=threads,
+    )
+
+
+def identity(settings: Settings) -> tuple[str, str]:
+    """Name and revision of that classifier's model, known without loading it."""
+    return sequence_classifier.identity(*_model(settings))
+
+
+def _model(settings: Settings) -> tuple[str, str | None]:
+    if settings.quality_model == "embedded":
+        return str(EMBEDDED), None
+    return settings.quality_model, settings.quality_revision
+
+
+def hypotheses(template: str = HYPOTHESIS_TEMPLATE, labels: Sequence[str] | None = None) -> list[str]:
+    """One hypothesis a label, in the labels' order."""
+    return [template.format(label) for label in labels or QUALITY_LABELS.values()]
+
+
+class ZeroShotClassifier:
+    """Labels texts with any model of natural language inference."""
+
+    def __init__(
+        self,
+        model: str,
+        revision: str | None = None,
+        hypothesis_template: str = HYPOTHESIS_TEMPLATE,
+        labels: Sequence[str] | None = None,
+        *,
+        threads: int = 1,
+        token_budget: int = 1024,
+    ) -> None:
+        """``model``: a name on the hub or a folder. ``token_budget``: tokens of a padded batch; 512 to 1024 is best
+        on a CPU.
+
+        Raises:
+            ValueError: the model has no label named entailment, or comes from the hub without a known revision.
+        """
+        self._classifier = SequenceClassifier(model, revision, threads=threads, token_budget=token_budget)
+        self.name = self._classifier.name
+        self.revision = self._classifier.revision
+        self.labels = tuple(labels or QUALITY_LABELS.values())
+        self._hypotheses = hypotheses(hypothesis_template, self.labels)
+        self._entailment = _entailment(model, self._classifier.labels)
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """(n_texts, n_labels) in the order of ``labels``; each row sums to 1."""
+        n_labels = len(self.labels)
+        premises = [text for text in texts for _ in range(n_labels)]
+        logits = self._classifier.logits(premises, self._hypotheses * len(texts))
+        return softmax(logits[:, self._entailment].reshape(len(texts), n_labels))
+
+
+def _entailment(model: str, labels: Sequence[str]) -> int:
+    """The position of the entailment logit: it is 2 in BART and 0 in others, so it is looked up by name."""
+    found = [index for index, name in enumerate(labels) if name.startswith("entail")]
+    if len(found) != 1:
+        raise ValueError(f"{model} has the labels {tuple(labels)}; a model of inference has one named entailment")
+    return found[0]
