@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
 import shutil
@@ -102,6 +103,7 @@ class Graph:
     embedded: Embedded
     dagster_home: Path
     uploaded: int
+    database: str = "HOL_DB"
 
     @property
     def instance(self):
@@ -114,7 +116,7 @@ class Graph:
         """Materialize assets (all when none is named) for a range of days of arrival, today when none is given."""
         import dagster as dg
 
-        from definitions import defs
+        from definitions import definitions
 
         start = start or today()
         tags = {
@@ -122,16 +124,22 @@ class Graph:
             "dagster/asset_partition_range_end": end or start,
         }
         with self.instance as instance:
-            return defs.resolve_job_def("everything").execute_in_process(
-                instance=instance,
-                tags=tags,
-                asset_selection=[dg.AssetKey(name) for name in assets] or None,
-                raise_on_error=raise_on_error,
+            return (
+                definitions()
+                .resolve_job_def("everything")
+                .execute_in_process(
+                    instance=instance,
+                    tags=tags,
+                    asset_selection=[dg.AssetKey(name) for name in assets] or None,
+                    raise_on_error=raise_on_error,
+                )
             )
 
     def session(self):
         """A Snowpark session in the graph's schema."""
-        return self.embedded.session()
+        session = self.embedded.session()
+        session.use_schema(f"{self.database}.HOL_SCHEMA")
+        return session
 
     def put(self, name: str, content: bytes) -> None:
         """Put one file on the review stage."""
@@ -163,8 +171,25 @@ def materializations(result) -> dict[str, dict[str, object]]:
 SAMPLE_REVIEWS_OF_THE_GRAPH = 480
 
 
+@pytest.fixture
+def empty_graph(
+    embedded: Embedded, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Graph]:
+    """The graph in a database of the test's own, deployed and empty; the settings name it while the test runs."""
+    from customer_insights import deployment
+    from customer_insights.settings import settings
+
+    database = f"DB_{hashlib.sha256(request.node.name.encode()).hexdigest()[:10].upper()}"
+    monkeypatch.setenv("CUSTOMER_INSIGHTS_DATABASE", database)
+    settings.cache_clear()
+    shutil.copy(ROOT / ".dagster" / "dagster.yaml", tmp_path)
+    deployment.deploy(embedded.session(), settings())
+    yield Graph(embedded, tmp_path, 0, database)
+    settings.cache_clear()
+
+
 @pytest.fixture(scope="session")
-def graph(embedded: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
+def graph(embedded: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Graph:
     """Deployed objects and a few hundred written reviews on the stage; nothing is materialized yet."""
     from command_line.load import upload
     from customer_insights import deployment, sample_data, visits
@@ -178,7 +203,7 @@ def graph(embedded: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Itera
     deployment.deploy(session, settings())
     upload(session, sample_data.write_files(frame, files))
     visits.load_visits(session, visits.read_visits(files / "tabular_data.csv"))
-    yield Graph(embedded, dagster_home, len(frame))
+    return Graph(embedded, dagster_home, len(frame))
 
 
 @pytest.fixture(scope="session")

@@ -128,7 +128,7 @@ def test_a_second_run_reads_nothing_scores_nothing_and_submits_no_job(materializ
 def test_one_more_file_is_all_that_the_next_run_reads_and_scores(materialized_graph):
     graph, _ = materialized_graph
     before = graph.value("SELECT COUNT(*) FROM RAW_REVIEWS")
-    graph.put("one-more.txt", '"one-more-1","De levering duurde drie weken, maar de kast is stevig."\n'.encode())
+    graph.put("one-more.txt", b'"one-more-1","De levering duurde drie weken, maar de kast is stevig."\n')
     shown = materializations(
         graph.run("raw_reviews", "review_sentiment", "review_quality", "reviews", raise_on_error=True)
     )
@@ -139,13 +139,25 @@ def test_one_more_file_is_all_that_the_next_run_reads_and_scores(materialized_gr
     assert graph.value("SELECT REVIEW_QUALITY IS NOT NULL FROM REVIEWS WHERE UUID = 'one-more-1'")
 
 
-def test_staged_files_give_their_day_a_data_version_that_changes_with_them(graph: Graph):
+def test_staged_files_give_their_day_a_data_version_that_changes_with_them(empty_graph: Graph):
+    empty_graph.put("first.txt", b'"a-1","good chair"')
+    first = observed_version(empty_graph)
+    assert observed_version(empty_graph) == first
+    empty_graph.put("second.txt", b'"a-2","bad chair"')
+    assert observed_version(empty_graph) != first
+
+
+def observed_version(graph: Graph) -> str:
+    """Today's data version after one more observation of the stage."""
     import dagster as dg
 
     from assets.reviews import staged_reviews
-    from definitions import defs
+    from resources.snowflake import SnowflakeConnection
 
-    resources = {"snowflake": defs.resources["snowflake"]} if defs.resources else {}
-    first = dg.observe([staged_reviews], resources=resources).success
-    assert first
-    assert today()
+    snowflake = SnowflakeConnection(database=graph.database, schema_name="HOL_SCHEMA")
+    with graph.instance as instance:
+        assert dg.observe([staged_reviews], resources={"snowflake": snowflake}, instance=instance).success
+        records = instance.fetch_observations(
+            dg.AssetRecordsFilter(asset_key=staged_reviews.key, asset_partitions=[today()]), limit=1
+        ).records
+        return records[0].asset_observation.tags["dagster/data_version"]
