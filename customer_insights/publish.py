@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from customer_insights import query
 from customer_insights.errors import RetryableError
 from customer_insights.identifiers import validated, validated_location
 from customer_insights.stage_files import list_files
@@ -66,11 +67,13 @@ def merge_staged(session: Session, table: Table, staging: str) -> Published:
     )
     names = ", ".join(table.column_names)
     values = ", ".join(f"s.{name}" for name in table.column_names)
-    row = session.sql(
+    counts = query.row(
+        session,
         f"MERGE INTO {validated(table.name)} AS t USING {validated(staging)} AS s ON {match}\n{update}"
-        f"WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})"
-    ).collect()[0]
-    return Published(int(row[0]), int(row[1]) if changed else 0)
+        f"WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})",
+    )
+    inserted, updated = (*counts.values(), 0)[:2]
+    return Published(int(inserted), int(updated))
 
 
 @contextmanager
@@ -80,23 +83,33 @@ def staged(session: Session, table: Table, prefix: str, unique: bool = True) -> 
     Args:
         unique: keep one row of each key, chosen by the values of the other columns and so the same one every time.
     """
-    suffix = secrets.token_hex(8).upper()
-    loaded, kept = f"STAGED_{suffix}", f"UNIQUE_{suffix}"
-    session.sql(table.create_ddl(loaded, temporary=True)).collect()
+    loaded = f"STAGED_{secrets.token_hex(8).upper()}"
+    query.rows(session, table.create_ddl(loaded, temporary=True))
     try:
         copy(session, loaded, prefix)
         if not unique:
             yield loaded
             return
         rest = [name for name in table.column_names if name not in table.key] or list(table.key)
-        session.sql(
-            f"CREATE TEMPORARY TABLE {kept} AS SELECT * FROM {loaded}\n"
+        one_each = (
+            f"SELECT * FROM {loaded}\n"
             f"QUALIFY ROW_NUMBER() OVER (PARTITION BY {', '.join(table.key)} ORDER BY {', '.join(rest)}) = 1"
-        ).collect()
-        yield kept
+        )
+        with temporary(session, one_each) as kept:
+            yield kept
     finally:
-        for name in (loaded, kept):
-            session.sql(f"DROP TABLE IF EXISTS {name}").collect()
+        query.rows(session, f"DROP TABLE IF EXISTS {loaded}")
+
+
+@contextmanager
+def temporary(session: Session, select: str) -> Iterator[str]:
+    """A temporary table made from a query; yields its name."""
+    name = f"TEMPORARY_{secrets.token_hex(8).upper()}"
+    query.rows(session, f"CREATE TEMPORARY TABLE {name} AS {select}")
+    try:
+        yield name
+    finally:
+        query.rows(session, f"DROP TABLE IF EXISTS {name}")
 
 
 def copy(session: Session, table_name: str, prefix: str) -> None:
@@ -104,19 +117,21 @@ def copy(session: Session, table_name: str, prefix: str) -> None:
     # Listed first: COPY from a folder without files is an answer in one engine and an error in another.
     if not list_files(session, prefix):
         return
-    session.sql(
+    query.rows(
+        session,
         f"COPY INTO {validated(table_name)} FROM {validated_location(prefix)}/\n"
-        "FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE) MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE FORCE = TRUE"
-    ).collect()
+        "FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE) MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE FORCE = TRUE",
+    )
 
 
-def unload(session: Session, query: str, prefix: str, binds: Sequence[object] = ()) -> None:
+def unload(session: Session, select: str, prefix: str, binds: Sequence[object] = ()) -> None:
     """Write the rows of a query under ``prefix`` as Parquet files of a few MB; what was there is replaced."""
-    session.sql(
-        f"COPY INTO {validated_location(prefix)}/ FROM (\n{query}\n)\n"
+    query.rows(
+        session,
+        f"COPY INTO {validated_location(prefix)}/ FROM (\n{select}\n)\n"
         f"FILE_FORMAT = (TYPE = PARQUET) HEADER = TRUE OVERWRITE = TRUE MAX_FILE_SIZE = {UNLOAD_FILE_BYTES}",
-        params=list(binds) or None,
-    ).collect()
+        binds,
+    )
 
 
 def transaction(session: Session, table: Table, work: Callable[[], Result]) -> Result:
@@ -155,24 +170,27 @@ def is_conflict(error: BaseException) -> bool:
 
 
 def _attempt(session: Session, table: Table, work: Callable[[], Result]) -> Result:
-    session.sql("BEGIN").collect()
+    query.rows(session, "BEGIN")
     try:
-        session.sql(
-            f"UPDATE {PUBLISH_LOCKS.name} SET PUBLICATIONS = PUBLICATIONS + 1 WHERE TABLE_NAME = ?", params=[table.name]
-        ).collect()
+        query.rows(
+            session,
+            f"UPDATE {PUBLISH_LOCKS.name} SET PUBLICATIONS = PUBLICATIONS + 1 WHERE TABLE_NAME = ?",
+            [table.name],
+        )
         result = work()
-        session.sql("COMMIT").collect()
+        query.rows(session, "COMMIT")
         return result
     except BaseException:
-        session.sql("ROLLBACK").collect()
+        query.rows(session, "ROLLBACK")
         raise
 
 
 def _make_lock(session: Session, table: Table) -> None:
     # Two at once may insert two rows: whoever updates later updates, and so waits for, both.
-    session.sql(PUBLISH_LOCKS.create_ddl()).collect()
-    session.sql(
+    query.rows(session, PUBLISH_LOCKS.create_ddl())
+    query.rows(
+        session,
         f"INSERT INTO {PUBLISH_LOCKS.name} (TABLE_NAME, PUBLICATIONS)\n"
         f"SELECT ?, 0 WHERE NOT EXISTS (SELECT 1 FROM {PUBLISH_LOCKS.name} WHERE TABLE_NAME = ?)",
-        params=[table.name, table.name],
-    ).collect()
+        [table.name, table.name],
+    )

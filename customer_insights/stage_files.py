@@ -10,19 +10,21 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
+from customer_insights import query
 from customer_insights.errors import PermanentError, RetryableError
 from customer_insights.identifiers import stage_location, validated_location
+from customer_insights.tables import Table
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
     from snowflake.snowpark import Session
 
 # Snowflake's number for an object that is missing or that the role may not see.
@@ -57,7 +59,7 @@ def list_files(session: Session, location: str) -> list[StageFile]:
 
     # With the slash a folder is listed, and not also whatever begins with its name.
     try:
-        rows = session.sql(f"LIST {validated_location(location)}/").collect()
+        rows = [tuple(row.values()) for row in query.rows(session, f"LIST {validated_location(location)}/")]
     except SnowparkSQLException as error:
         if is_missing(error):
             stage = location.split("/", 1)[0]
@@ -66,7 +68,7 @@ def list_files(session: Session, location: str) -> list[StageFile]:
                 "`customer-insights deploy`, or name another one in the settings"
             ) from error
         raise
-    files = [StageFile(_relative(row[0]), int(row[1]), str(row[2]), _utc(str(row[3]))) for row in rows]
+    files = [StageFile(_relative(name), int(size), str(md5), _utc(modified)) for name, size, md5, modified in rows]
     return sorted(files, key=lambda file: (file.modified, file.name))
 
 
@@ -93,48 +95,65 @@ def _utc(last_modified: str) -> datetime:
 
 def presigned_urls(session: Session, stage: str, names: Sequence[str]) -> list[str]:
     """One URL a file, in order, by one statement; they open the files of a stage with server-side encryption."""
-    rows = session.sql(
+    rows = query.rows(
+        session,
         f"SELECT f.INDEX AS POSITION,\n"
         f"  GET_PRESIGNED_URL({validated_location(stage)}, f.VALUE::STRING, {URL_LIFETIME_SECONDS}) AS URL\n"
         "FROM TABLE(FLATTEN(INPUT => PARSE_JSON(?))) AS f",
-        params=[json.dumps(list(names))],
-    ).collect()
+        [json.dumps(list(names))],
+    )
     urls = {int(row["POSITION"]): str(row["URL"]) for row in rows}
     return [urls[position] for position in range(len(names))]
 
 
-@contextmanager
-def open_url(url: str, size: int, name: str) -> Iterator[IO[bytes]]:
-    """The content behind a presigned URL in a temporary file that is gone afterwards; small ones stay in memory.
+def download(url: str, file: StageFile) -> IO[bytes]:
+    """The content behind a presigned URL, in a temporary file (in memory when small) that is gone when it is closed.
 
     Raises:
         RetryableError: the network failed, or the file is not the size that was listed (it was replaced meanwhile).
     """
     import requests
 
-    with tempfile.SpooledTemporaryFile(max_size=8 * DOWNLOAD_CHUNK_BYTES) as content:
-        try:
-            with requests.get(url, stream=True, timeout=CONNECT_AND_READ_TIMEOUT_SECONDS) as response:
-                response.raise_for_status()
-                # The bytes as stored: a gzip file served with Content-Encoding must not be unpacked on the way.
-                response.raw.decode_content = False
-                while chunk := response.raw.read(DOWNLOAD_CHUNK_BYTES):
-                    content.write(chunk)
-        except (requests.RequestException, OSError) as error:
-            # The error's own text holds the URL, which opens the file to whoever has it.
-            raise RetryableError(f"reading {name!r} from the stage failed: {type(error).__name__}") from None
-        if content.tell() != size:
-            raise RetryableError(
-                f"{name!r} had {size} bytes when it was listed and {content.tell()} when it was read: it was replaced "
-                "meanwhile, or its stage is not of ENCRYPTION = (TYPE = 'SNOWFLAKE_SSE')"
-            )
-        content.seek(0)
-        yield content  # type: ignore[misc]
+    # The caller closes it.
+    content = tempfile.SpooledTemporaryFile(max_size=8 * DOWNLOAD_CHUNK_BYTES)  # noqa: SIM115
+    try:
+        with requests.get(url, stream=True, timeout=CONNECT_AND_READ_TIMEOUT_SECONDS) as response:
+            response.raise_for_status()
+            # The bytes as stored: a gzip file served with Content-Encoding must not be unpacked on the way.
+            while chunk := response.raw.read(DOWNLOAD_CHUNK_BYTES, decode_content=False):
+                content.write(chunk)
+    except (requests.RequestException, OSError) as error:
+        content.close()
+        # The error's own text holds the URL, which opens the file to whoever has it.
+        raise RetryableError(f"reading {file.name!r} from the stage failed: {type(error).__name__}") from None
+    found = content.tell()
+    if found != file.size:
+        content.close()
+        raise RetryableError(
+            f"{file.name!r} had {file.size} bytes when it was listed and {found} when it was read: it was replaced "
+            "meanwhile, or its stage is not of ENCRYPTION = (TYPE = 'SNOWFLAKE_SSE')"
+        )
+    content.seek(0)
+    return cast("IO[bytes]", content)
 
 
 def write_bytes(session: Session, content: IO[bytes], location: str) -> None:
     """Write one file; a file of that name is replaced."""
     session.file.put_stream(content, validated_location(location), auto_compress=False, overwrite=True)
+
+
+def arrow_schema(table: Table) -> pa.Schema:
+    """The columns of a table as Arrow types that COPY turns into the table's own."""
+    import pyarrow as pa
+
+    types = {
+        "STRING": pa.string(),
+        "FLOAT": pa.float64(),
+        "INT": pa.int64(),
+        "DATE": pa.date32(),
+        "TIMESTAMP_NTZ": pa.timestamp("us"),
+    }
+    return pa.schema([pa.field(c.name, types[c.type], nullable=c.nullable) for c in table.columns])
 
 
 def write_parquet(session: Session, frame: pd.DataFrame, location: str) -> None:
@@ -163,4 +182,4 @@ def remove(session: Session, location: str) -> None:
     place = validated_location(location)
     if "/" not in place:
         raise ValueError(f"{location!r} is a whole stage: name a folder on it")
-    session.sql(f"REMOVE {place}/").collect()
+    query.rows(session, f"REMOVE {place}/")
