@@ -32,10 +32,9 @@ logger = logging.getLogger(__name__)
 # (39011x) and a new one helps.
 # https://github.com/snowflakedb/snowflake-connector-python/blob/main/src/snowflake/connector/errorcode.py
 _NO_ANSWER = frozenset({250001, 250002, 250003, 250006, 251001, 251002, 251011, 251012})
-_SESSION_GONE = frozenset({390104, 390110, 390111, 390112, 390114, 390115})
+_SESSION_GONE = frozenset({290401, 390104, 390110, 390111, 390112, 390114, 390115})
 _LOGIN_REFUSED = range(390100, 390200)
-# The connector repeats a request without end by default.
-NETWORK_TIMEOUT_SECONDS = 60
+POLLING_TIMEOUT_SECONDS = 60
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -111,10 +110,21 @@ class SnowflakeConnection(dg.ConfigurableResource):
 
     def open_session(self) -> Session:
         """As ``session``, for a caller that closes it itself."""
+        return self._open(self._options())
+
+    def open_polling_session(self) -> Session:
+        """A session for short statements only, which gives up a request after ``POLLING_TIMEOUT_SECONDS``.
+
+        By default the connector repeats an unanswered request without end. Its ``network_timeout`` is no default for
+        other work: it also cancels every statement that runs for longer.
+        """
+        return self._open({**self._options(), "network_timeout": POLLING_TIMEOUT_SECONDS})
+
+    def _open(self, options: dict[str, Any]) -> Session:
         from snowflake.snowpark import Session
 
         with self._explained():
-            return Session.builder.configs(self._options()).create()
+            return Session.builder.configs(options).create()
 
     @contextmanager
     def connect(self) -> Iterator[ConnectorConnection]:
@@ -141,7 +151,6 @@ class SnowflakeConnection(dg.ConfigurableResource):
         chosen = {"database": self.database, "schema": self.schema_name, "warehouse": self.warehouse}
         return {
             "connection_name": self.name,
-            "network_timeout": NETWORK_TIMEOUT_SECONDS,
             **{name: value for name, value in chosen.items() if value},
         }
 

@@ -102,7 +102,8 @@ class PipesSnowflakeJobClient(dg.PipesClient, TreatAsResourceParam):
 
     Args:
         connection_name: Connection of ``connections.toml``; by default the one that Snowflake's own rules choose.
-        session_factory: Opens a Snowpark session, instead of a connection's name.
+        session_factory: Opens a Snowpark session, instead of a connection's name. See
+            ``SnowflakeConnection.open_polling_session`` for what it should take care of.
         compute_pool: Pool for jobs that name none.
         payload: The files for jobs that bring none.
         payload_stage: Stage for payloads, contexts and messages; made by Snowflake's client where it does not exist.
@@ -141,7 +142,8 @@ class PipesSnowflakeJobClient(dg.PipesClient, TreatAsResourceParam):
         credits_per_node_hour: float | Mapping[str, float] | None = None,
         cancel_on_shutdown: bool = False,
     ) -> None:
-        self._open_session = session_factory or SnowflakeConnection(connection_name=connection_name).open_session
+        named = SnowflakeConnection(connection_name=connection_name)
+        self._open_session = session_factory or named.open_polling_session
         self._compute_pool = compute_pool
         self._payload = payload
         self._payload_stage = payload_stage

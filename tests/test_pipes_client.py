@@ -9,12 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from conftest import start_embedded, stop_embedded
 from dagster_pipes import PipesMessage
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,7 +94,7 @@ def run(client: PipesSnowflakeJobClient, instance: dg.DagsterInstance) -> Run:
 
     def materialize(behaviour: str, **options: Any) -> dg.ExecuteInProcessResult:
         @dg.asset(partitions_def=DAYS, check_specs=[dg.AssetCheckSpec("looks_right", asset="shelf")])
-        def shelf(context: dg.AssetExecutionContext):
+        def shelf(context):
             return client.run(
                 context=context, entrypoint="behave.py", args=[behaviour], **options
             ).get_materialize_result()
@@ -237,7 +240,7 @@ def test_a_cancelled_run_cancels_its_job(embedded, client, worker, pool):
 
     # The pool's one node is taken, so another job waits.
     @dg.asset
-    def waiting(context: dg.AssetExecutionContext):
+    def waiting(context):
         return client.run(
             context=context, entrypoint="behave.py", args=["nothing"], queue_timeout=1
         ).get_materialize_result()
@@ -437,18 +440,29 @@ def test_an_unknown_connection_is_named(embedded):
         SnowflakeConnection(connection_name="nowhere").query("SELECT 1")
 
 
-def test_a_lost_session_is_opened_again(embedded):
-    opened = []
+def test_a_server_that_restarts_is_waited_for(tmp_path: Path):
+    from snowflake.snowpark import Session
 
-    def open_session():
-        opened.append(SnowflakeConnection(connection_name="embedded").open_session())
-        return opened[-1]
+    home = tmp_path / ".snowflake"
+    home.mkdir()
+    server = start_embedded(home)
+    options = tomllib.loads((home / "connections.toml").read_text())["embedded"]
+    snowflake = ReconnectingSession(
+        lambda: Session.builder.configs({**options, "network_timeout": 5}).create(), patience_seconds=60
+    )
 
-    snowflake = ReconnectingSession(open_session, patience_seconds=30)
-    opened[0].connection.close()
-    assert snowflake.call(lambda session: session.sql("SELECT 5 AS N").collect()[0]["N"]) == 5
-    assert len(opened) == 2
+    def five() -> int:
+        return snowflake.call(lambda session: session.sql("SELECT 5 AS N").collect()[0]["N"])
+
+    assert five() == 5
+    stop_embedded(server)
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(five)
+        time.sleep(1)
+        server = start_embedded(home, "--port", str(options["port"]))
+        assert answer.result(timeout=60) == 5
     snowflake.close()
+    stop_embedded(server)
 
 
 def test_the_client_loads_without_snowflake():
