@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from customer_insights.zero_shot import QUALITY_LABELS
+
 if TYPE_CHECKING:
     import pandas as pd
 
 PRODUCT_TYPES = ("Electronics", "Kitchen", "Furniture", "Clothing", "Toys", "Books")
 PRODUCT_LAYOUTS = ("Grid", "List", "Carousel")
-QUALITIES = ("detailed", "basic", "generic")
 SENTIMENT_VALUE = {"positive": 0.8, "neutral": 0.0, "mixed": 0.0, "negative": -0.8}
 
 INTERCEPT = -0.1
@@ -134,14 +135,13 @@ def synthetic_features(n_rows: int, seed: int = 0) -> pd.DataFrame:
 
     Here the features are what the purchase was drawn from, so a perfect model reaches
     ``best_achievable_auc(TRUE_PROBABILITY)``. Language, review length and day of arrival have no effect.
-    REVIEW_QUALITY holds the written labels.
     """
     import pandas as pd
 
     rng = np.random.default_rng(seed)
     mood = rng.choice([0.75, -0.7, 0.0], size=n_rows, p=[0.5, 0.32, 0.18])
     sentiment = np.clip(np.round(mood + 0.2 * rng.standard_normal(n_rows), 4), -1, 1)
-    quality = rng.choice(QUALITIES, size=n_rows)
+    quality = rng.choice(list(QUALITY_LABELS), size=n_rows)
     product_type = rng.choice(PRODUCT_TYPES, size=n_rows)
     layout = rng.choice(PRODUCT_LAYOUTS, size=n_rows)
     load_time = _page_load_time(rng.standard_normal(n_rows))
@@ -158,7 +158,7 @@ def synthetic_features(n_rows: int, seed: int = 0) -> pd.DataFrame:
             "LANGUAGE": rng.choice(_LANGUAGES, size=n_rows),
             "REVIEW_LENGTH": np.exp(4.6 + 0.9 * rng.standard_normal(n_rows)).astype(np.int64) + 2,
             "REVIEW_SENTIMENT": sentiment,
-            "REVIEW_QUALITY": quality,
+            "REVIEW_QUALITY": [QUALITY_LABELS[label] for label in quality],
             "PURCHASE_DECISION": (rng.random(n_rows) < probability).astype(np.int64),
             "ARRIVAL_DATE": [_BENCHMARK_LAST_DAY - timedelta(days=int(day)) for day in days],
             "TRUE_PROBABILITY": probability,
