@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+import duckdb
 import snowflake.connector.errors as connector_errors
 
 ProgrammingError = connector_errors.ProgrammingError
@@ -30,3 +33,59 @@ def already_exists(kind: str, name: str) -> ProgrammingError:
 def invalid(message: str, errno: int = 1003, sqlstate: str = "42000") -> ProgrammingError:
     """A statement that is understood and refused; the message says what was expected and what was found."""
     return ProgrammingError(msg=message, errno=errno, sqlstate=sqlstate)
+
+
+# DuckDB's messages -> Snowflake's number, state and words; the first that matches wins.
+_ENGINE_ERRORS: tuple[tuple[str, int, str, str], ...] = (
+    (
+        r"(?:Scalar|Table|Aggregate)? ?Function with name \"?([\w$.]+)\"? does not exist",
+        2140,
+        "42601",
+        "SQL compilation error:\nUnknown function {0}: unsupported on the embedded server: function {0}",
+    ),
+    (
+        r"(?:Table|View|Schema|Catalog|Sequence) with name \"?(.+?)\"? does not exist",
+        2003,
+        "42S02",
+        "SQL compilation error:\nObject '{0}' does not exist or not authorized.",
+    ),
+    (
+        r"(?:Table|View|Schema|Database|Sequence) with name \"?(.+?)\"? already exists",
+        2002,
+        "42710",
+        "SQL compilation error:\nObject '{0}' already exists.",
+    ),
+    (
+        r"Referenced (?:column|table) \"(.+?)\" not found",
+        904,
+        "42000",
+        "SQL compilation error:\ninvalid identifier '{0}'",
+    ),
+    (
+        r"cannot affect the same target row more than once",
+        100090,
+        "42P18",
+        "Duplicate row detected during DML action: a target row matched more than one source row",
+    ),
+    (r"NOT NULL constraint failed: (\S+)", 100072, "22000", "NULL result in a non-nullable column: {0}"),
+    (r"Interrupted", 604, "57014", "SQL execution canceled"),
+)
+
+
+def from_engine(error: BaseException | None, known: ProgrammingError | None = None) -> ProgrammingError:
+    """An error of DuckDB in Snowflake's words; ``known`` is what fakesnow made of it, if it did."""
+    message = str(error if isinstance(error, duckdb.Error) else known.raw_msg or known.msg if known else error)
+    _, in_python, reason = message.partition("Python exception occurred while executing the UDF: ")
+    if in_python:
+        return ProgrammingError(msg=f"Python Interpreter Error:\n{reason}", errno=100357, sqlstate="P0000")
+    if isinstance(error, duckdb.Error) or known is None:
+        for pattern, errno, sqlstate, words in _ENGINE_ERRORS:
+            if match := re.search(pattern, message):
+                names = [name.upper() for name in match.groups()]
+                return ProgrammingError(msg=words.format(*names), errno=errno, sqlstate=sqlstate)
+        if isinstance(error, duckdb.TransactionException) and "Current transaction is aborted" not in message:
+            # What waiting for another transaction's lock ends in on Snowflake.
+            return ProgrammingError(msg=f"Aborted by another transaction: {message}", errno=625, sqlstate="57014")
+    if known is not None:
+        return known
+    return ProgrammingError(msg=message, errno=603, sqlstate="XX000")

@@ -6,40 +6,58 @@ Routing, authentication and the error shape belong here; what a statement does b
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import hmac
 import importlib
 import json
 import logging
+import secrets
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+import uuid
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import duckdb
+import anyio.to_thread
 import fakesnow.server as fakesnow_server
+import snowflake.connector.errors as connector_errors
 from fakesnow import info_schema, macros
 from fakesnow.converter import from_binding
-from fakesnow.cursor import FakeSnowflakeCursor
-from fakesnow.instance import FakeSnow
+from fakesnow.instance import GLOBAL_DATABASE_NAME, FakeSnow
+from fakesnow.transforms import show
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from embedded_snowflake import statements
+from embedded_snowflake import execution, results, sessions, stages, statements
 from embedded_snowflake.catalog import Catalog
 from embedded_snowflake.errors import ProgrammingError
+from embedded_snowflake.locks import TableLocks
+from embedded_snowflake.results import Result, Results
+from embedded_snowflake.job_credentials import JobCredentials
 
 if TYPE_CHECKING:
     from fakesnow.fakes import FakeSnowflakeConnection
 
+    from embedded_snowflake.scheduler import Scheduler
+
 logger = logging.getLogger(__name__)
 
 # The modules whose import fills the table of served statements; the first pattern that matches wins.
-CONCERNS = ("sessions", "stages", "compute_pools", "jobs", "models", "model_inference", "ai_functions")
+CONCERNS = ("dialect", "sessions", "stages", "compute_pools", "jobs", "models", "model_inference", "ai_functions")
+
+THREADS = 400
+
+
+class Forgetful(dict[str, tuple]):
+    """Takes fakesnow's results and keeps none: its cache has no bound, ``Results`` has."""
+
+    def __setitem__(self, key: str, value: tuple) -> None:
+        """Nothing is kept."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +70,21 @@ class Configuration:
     password: str
     # "module:callable" that returns an object with score(texts) -> scores in -1..1; AI_SENTIMENT is answered by it.
     sentiment_model: str | None = None
+    # The connection's warehouse, which exists from the start.
+    warehouse: str = "HOL_WAREHOUSE"
+    # Bytes that a Ray node keeps objects in before it writes them to disk.
+    object_store_memory: int = 256 * 2**20
 
 
 class EmbeddedSnowflake:
     """One server's state: the databases, the catalogue and what its concerns keep in memory."""
 
+    # Started by embedded_snowflake.jobs.
+    scheduler: Scheduler
+
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
+        self.job_credentials = JobCredentials()
         for concern in CONCERNS:
             importlib.import_module(f"embedded_snowflake.{concern}")
         self.data_dir = configuration.data_dir
@@ -68,13 +94,28 @@ class EmbeddedSnowflake:
         self.fakesnow = FakeSnow(
             create_database_on_connect=False, create_schema_on_connect=False, db_path=self.databases_dir
         )
+        self.fakesnow.results_cache = Forgetful()
+        self._keep_descriptions()
         self._attach_databases()
+        self.results = Results()
+        self.table_locks = TableLocks()
+        # By the request's id, for as long as it takes.
+        self.running: dict[str, FakeSnowflakeConnection] = {}
         self.shutdown_callbacks: list[Any] = []
         self.lock = threading.RLock()
         # fakesnow's routes reach their instance by this module attribute.
         fakesnow_server.shared_fs = self.fakesnow
+        sessions.add_warehouse(self, configuration.warehouse)
         for starter in statements.STARTERS:
             starter(self)
+
+    def _keep_descriptions(self) -> None:
+        """Have fakesnow keep in a file what it knows of tables beyond DuckDB: comments, text lengths, file formats."""
+        file = self.data_dir / "descriptions.duckdb"
+        self.fakesnow.duck_conn.execute(f"DETACH {GLOBAL_DATABASE_NAME}")
+        self.fakesnow.duck_conn.execute(f"ATTACH '{file}' AS {GLOBAL_DATABASE_NAME}")
+        self.fakesnow.duck_conn.execute(info_schema.fs_global_creation_sql())
+        self.fakesnow.duck_conn.execute(show.fs_global_creation_sql())
 
     def _attach_databases(self) -> None:
         for file in sorted(self.databases_dir.glob("*.db")):
@@ -96,13 +137,23 @@ class EmbeddedSnowflake:
 
         @contextlib.asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
+            # A wait for a job holds its thread; with the default of 40 a few dozen waits would stop everybody else.
+            anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
             yield
             await run_in_threadpool(self.close)
 
-        own = {"/session/v1/login-request": self.login, "/queries/v1/query-request": self.query}
-        routes = [Route(path, endpoint, methods=["POST"]) for path, endpoint in own.items()]
+        own = {
+            "/session/v1/login-request": self.login,
+            "/session": self.session,
+            "/queries/v1/query-request": self.query,
+            "/queries/v1/abort-request": self.abort,
+            "/queries/{query_id}/result": self.result,
+            "/monitoring/queries/{query_id}": self.monitor,
+        }
+        routes = [Route(path, endpoint, methods=["GET", "POST"]) for path, endpoint in own.items()]
+        routes += stages.routes(self)
         # fakesnow's upload route asks for no password; stages are served by embedded_snowflake.stages instead.
-        left_out = {*own, "/fs_bucket/{path:path}"}
+        left_out = {*own, "/fs_bucket/{path:path}", "/monitoring/queries/{sfqid}"}
         routes += [route for route in fakesnow_server.routes if route.path not in left_out]
         return Starlette(routes=routes, lifespan=lifespan)
 
@@ -112,85 +163,167 @@ class EmbeddedSnowflake:
         user, password = str(data.get("LOGIN_NAME", "")), str(data.get("PASSWORD", ""))
         expected = self.configuration
         known = hmac.compare_digest(user.upper().encode(), expected.user.upper().encode())
-        if not (known and hmac.compare_digest(password.encode(), expected.password.encode())):
-            return _failure(390100, "08001", "Incorrect username or password was specified.")
-        return await fakesnow_server.login_request(request)
+        of_job = self.job_credentials.accepts(password)
+        if not (known and (of_job or hmac.compare_digest(password.encode(), expected.password.encode()))):
+            return JSONResponse(_failure(390100, "08001", "Incorrect username or password was specified."))
+        document = json.loads(bytes((await fakesnow_server.login_request(request)).body))
+        if of_job:
+            self.job_credentials.opened(password, document["data"]["token"])
+        return JSONResponse(await run_in_threadpool(self._opened, document, request))
+
+    def _opened(self, document: dict[str, Any], request: Request) -> dict[str, Any]:
+        """fakesnow's answer to a login, with the warehouse and role of the session."""
+        session = sessions.of(fakesnow_server.sessions[document["data"]["token"]])
+        warehouse = request.query_params.get("warehouse", "")
+        role = request.query_params.get("roleName", "")
+        session.warehouse = sessions.known_warehouse(self, warehouse)
+        session.role = role.upper() or session.role
+        document["data"] |= {
+            "sessionId": session.number,
+            # Without one the connector does not tell the server that it closes. Sessions here are not renewed by it.
+            "masterToken": secrets.token_urlsafe(32),
+            "masterValidityInSeconds": int(sessions.IDLE_SECONDS),
+            "validityInSeconds": int(sessions.IDLE_SECONDS),
+        }
+        # Without a master token the connector's close() ends no session, and the client tries again as Python exits.
+        document["data"]["masterToken"] = document["data"]["token"]
+        document["data"]["sessionInfo"] |= {"warehouseName": session.warehouse, "roleName": session.role}
+        sessions.end_idle(self)
+        return document
 
     async def query(self, request: Request) -> Response:
-        """Answer a statement by the table of handlers, and by fakesnow where none serves it."""
+        """Answer a statement: by the table of handlers, or as SQL. Whatever goes wrong is an error document.
+
+        The connector repeats an HTTP 5xx for minutes before it shows anything, so there is none.
+        """
         body = _json(await request.body(), request)
-        sql = str(body.get("sqlText", ""))
         try:
             connection = fakesnow_server.to_conn(fakesnow_server.to_token(request))
-        except fakesnow_server.ServerError as error:
-            return JSONResponse(
-                {"data": None, "code": error.code, "message": error.message, "success": False}, error.status_code
-            )
+        except fakesnow_server.ServerError:
+            return _refused()
+        query_id = str(uuid.uuid4())
+        work = functools.partial(self._answer_or_failure, connection, body, query_id)
+        if body.get("asyncExec"):
+            self.results.begin(query_id)
+            threading.Thread(target=work, name=f"query {query_id}", daemon=True).start()
+            document = {"queryId": query_id, "getResultUrl": f"/queries/{query_id}/result"}
+            return JSONResponse({"data": document, "code": "333334", "message": None, "success": True})
+        request_id = request.query_params.get("requestId", "")
+        self.running[request_id] = connection
         try:
-            answer = await run_in_threadpool(self._answer, connection, sql, _binds(body))
-        except ProgrammingError as error:
-            return _failure(error.errno or 0, error.sqlstate or "", str(error.raw_msg or error.msg))
-        except Exception as error:
-            logger.exception("a handler failed: %s", sql[:500])
-            return _failure(603, "XX000", f"embedded server: {type(error).__name__}: {error}")
-        if isinstance(answer, statements.Transfer):
-            return JSONResponse({"data": answer.data, "success": True})
-        if answer.sql != sql or not answer.keep_binds:
-            body["sqlText"] = answer.sql
-            if not answer.keep_binds:
-                body.pop("bindings", None)
-            _replace_body(request, body)
-        response = await fakesnow_server.query_request(request)
-        if response.status_code >= 500:
-            # The connector repeats a statement for minutes on an HTTP 500 before it shows anything.
-            message = json.loads(bytes(response.body)).get("message", "")
-            return _failure(603, "XX000", f"embedded server: {message}; see its log")
-        return response
+            return JSONResponse(await run_in_threadpool(work))
+        finally:
+            self.running.pop(request_id, None)
 
-    def _answer(
-        self, connection: FakeSnowflakeConnection, sql: str, binds: Sequence[Any] | dict[str, Any] | None
-    ) -> statements.Answer:
+    def _answer_or_failure(
+        self, connection: FakeSnowflakeConnection, body: dict[str, Any], query_id: str
+    ) -> dict[str, Any]:
+        try:
+            return self._answer(connection, body, query_id)
+        except connector_errors.Error as error:
+            self.results.end(query_id, error)
+            return _failure(error.errno or 0, error.sqlstate or "", str(error.raw_msg or error.msg), query_id)
+        except Exception as error:
+            logger.exception("a statement failed: %s", str(body.get("sqlText"))[:500])
+            failure = ProgrammingError(
+                msg=f"embedded server: {type(error).__name__}: {error}", errno=603, sqlstate="XX000"
+            )
+            self.results.end(query_id, failure)
+            return _failure(603, "XX000", str(failure.raw_msg), query_id)
+
+    def _answer(self, connection: FakeSnowflakeConnection, body: dict[str, Any], query_id: str) -> dict[str, Any]:
+        sql, bindings = str(body.get("sqlText", "")), body.get("bindings") or {}
+        binds, describes = _binds(body), bool(body.get("describeOnly"))
         found = statements.find(sql)
         answer: statements.Answer = statements.Sql(sql, keep_binds=True)
-        if found:
+        if found and describes and not statements.is_question(sql):
+            # To be told a command's columns is not to run it.
+            answer = statements.rows(["status"], [])
+        elif found:
             served, match = found
             answer = served.handler(statements.Statement(self, connection, sql, binds, match))
         if isinstance(answer, statements.Transfer):
-            return answer
-        return replace(answer, sql=statements.rewrite(self, connection, answer.sql))
+            sessions.of(connection).query_ids.append(query_id)
+            return {"data": {**answer.data, "queryId": query_id}, "success": True}
+        if isinstance(answer, statements.Rows):
+            result = replace(Result.of(answer.table), query_id=query_id)
+        else:
+            rewritten = statements.rewrite(self, connection, answer.sql)
+            used = binds if answer.keep_binds else None
+            batch = _batch(bindings) if answer.keep_binds else None
+            described = execution.describe(self, connection, rewritten, query_id) if describes else None
+            if described:
+                return results.document(described, connection, describe_only=True)
+            if batch is not None:
+                result = execution.execute_many(self, connection, rewritten, batch, query_id)
+            else:
+                result = execution.execute(self, connection, rewritten, used, query_id)
+        self.results.end(query_id, result)
+        sessions.of(connection).query_ids.append(query_id)
+        return results.document(result, connection, describe_only=describes)
 
+    async def result(self, request: Request) -> Response:
+        """The result of an earlier statement; 333334 while it runs."""
+        return JSONResponse(await run_in_threadpool(self._result, request))
 
-@contextlib.contextmanager
-def _engine_errors() -> Iterator[None]:
-    try:
-        yield
-    except duckdb.Error as error:
-        # fakesnow reports an engine's error that it does not know without its text.
-        message = str(error)
-        _, in_python, reason = message.partition("Python exception occurred while executing the UDF: ")
-        if in_python:
-            raise ProgrammingError(
-                msg=f"Python Interpreter Error:\n{reason}", errno=100357, sqlstate="P0000"
-            ) from error
-        if isinstance(error, duckdb.TransactionException):
-            # DuckDB refuses at once where Snowflake waits for the other transaction's lock; this is what its waiting ends in.
-            raise ProgrammingError(
-                msg=f"Statement has been aborted by a lock of another transaction: {message}", errno=625, sqlstate="57014"
-            ) from error
-        raise ProgrammingError(msg=message, errno=603, sqlstate="XX000") from error
+    def _result(self, request: Request) -> dict[str, Any]:
+        query_id = request.path_params["query_id"]
+        try:
+            connection = fakesnow_server.to_conn(fakesnow_server.to_token(request))
+            outcome = self.results.get(query_id)
+        except fakesnow_server.ServerError as error:
+            return _failure(int(error.code), "08001", error.message)
+        except KeyError:
+            return _failure(709, "02000", f"Statement {query_id} not found")
+        if isinstance(outcome, Result):
+            return results.document(outcome, connection)
+        if isinstance(outcome, connector_errors.Error):
+            return _failure(outcome.errno or 0, outcome.sqlstate or "", str(outcome.raw_msg or outcome.msg), query_id)
+        document = {"queryId": query_id, "getResultUrl": f"/queries/{query_id}/result"}
+        return {"data": document, "code": "333334", "message": None, "success": True}
 
+    async def monitor(self, request: Request) -> Response:
+        """Whether a statement runs, has succeeded or has failed."""
+        query_id = request.path_params["query_id"]
+        try:
+            outcome = self.results.get(query_id)
+        except KeyError:
+            return JSONResponse({"data": {"queries": []}, "success": True})
+        state: dict[str, Any] = {"id": query_id, "status": "RUNNING" if outcome is None else "SUCCESS"}
+        if isinstance(outcome, connector_errors.Error):
+            message = str(outcome.raw_msg or outcome.msg)
+            state |= {"status": "FAILED_WITH_ERROR", "errorCode": str(outcome.errno), "errorMessage": message}
+        return JSONResponse({"data": {"queries": [state]}, "success": True})
 
-# Every statement that fakesnow runs or describes passes here; a decorator is less to keep up with than a copy of its route.
-FakeSnowflakeCursor._execute = _engine_errors()(FakeSnowflakeCursor._execute)
+    async def abort(self, request: Request) -> Response:
+        """Interrupt the statement of a request."""
+        body = _json(await request.body(), request)
+        connection = self.running.get(str(body.get("requestId")))
+        if connection:
+            connection._duck_conn.interrupt()
+        return JSONResponse({"data": None, "success": True})
+
+    async def session(self, request: Request) -> Response:
+        """A heartbeat, or the end of a session."""
+        try:
+            token = fakesnow_server.to_token(request)
+            connection = fakesnow_server.to_conn(token)
+        except fakesnow_server.ServerError:
+            return _refused()
+        if request.query_params.get("delete"):
+            fakesnow_server.sessions.pop(token, None)
+            await run_in_threadpool(sessions.end, self, connection)
+        return JSONResponse({"data": None, "code": None, "message": None, "success": True})
+
+    def forget_database(self, name: str) -> None:
+        """Remove the file of a database that was dropped, so that it is gone after a restart too."""
+        for file in self.databases_dir.glob("*.db*"):
+            if file.name.split(".")[0] == name:
+                file.unlink(missing_ok=True)
 
 
 def _json(raw: bytes, request: Request) -> dict[str, Any]:
     return json.loads(gzip.decompress(raw) if request.headers.get("Content-Encoding") == "gzip" else raw)
-
-
-def _replace_body(request: Request, body: dict[str, Any]) -> None:
-    raw = json.dumps(body).encode()
-    request._body = gzip.compress(raw) if request.headers.get("Content-Encoding") == "gzip" else raw
 
 
 def _binds(body: dict[str, Any]) -> Sequence[Any] | dict[str, Any] | None:
@@ -204,8 +337,25 @@ def _binds(body: dict[str, Any]) -> Sequence[Any] | dict[str, Any] | None:
     return {name: from_binding(binding) for name, binding in bindings.items()}
 
 
-def _failure(errno: int, sqlstate: str, message: str) -> JSONResponse:
+def _batch(bindings: dict[str, Any]) -> list[tuple[Any, ...]] | None:
+    """The rows of an array binding: a list of values for each placeholder."""
+    if not any(isinstance(binding["value"], list) for binding in bindings.values()):
+        return None
+    columns = [
+        [None if value is None else from_binding({**binding, "value": value}) for value in binding["value"]]
+        for binding in (bindings[str(position)] for position in range(1, len(bindings) + 1))
+    ]
+    return list(zip(*columns, strict=True))
+
+
+def _failure(errno: int, sqlstate: str, message: str, query_id: str | None = None) -> dict[str, Any]:
     code = f"{errno:06d}"
+    data = {"errorCode": code, "sqlState": sqlstate, "queryId": query_id}
+    return {"data": data, "code": code, "message": message, "success": False}
+
+
+def _refused() -> JSONResponse:
+    """The answer to a token that is not, or no longer, that of a session. An HTTP 401 would be repeated."""
     return JSONResponse(
-        {"data": {"errorCode": code, "sqlState": sqlstate}, "code": code, "message": message, "success": False}
+        _failure(390111, "08001", "Session no longer exists. New login required to access the service.")
     )

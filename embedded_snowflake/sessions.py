@@ -1,1 +1,405 @@
-"""placeholder"""
+"""Sessions and what they use: the current warehouse and role, parameters, query ids, open transactions; warehouses, roles and grants.
+
+There is one user and it owns everything, so a warehouse is a row that is started and suspended and does no work, and a role or a
+GRANT is recorded and shown and restrains nobody. Compute pools, which do work, are in ``compute_pools``.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import uuid
+import weakref
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import fakesnow.server as fakesnow_server
+
+from embedded_snowflake import names
+from embedded_snowflake.catalog import declare
+from embedded_snowflake.errors import ProgrammingError, already_exists, invalid
+from embedded_snowflake.names import NAME, SHOW_TAIL, Name, Shown
+from embedded_snowflake.statements import Answer, Options, Statement, rows, statement, status
+
+if TYPE_CHECKING:
+    from fakesnow.fakes import FakeSnowflakeConnection
+
+    from embedded_snowflake.server import EmbeddedSnowflake
+
+declare(
+    """CREATE TABLE IF NOT EXISTS warehouses (
+        name VARCHAR PRIMARY KEY, size VARCHAR, type VARCHAR, state VARCHAR, auto_suspend BIGINT, auto_resume BOOLEAN,
+        comment VARCHAR, created_on TIMESTAMPTZ)"""
+)
+declare("CREATE TABLE IF NOT EXISTS roles (name VARCHAR PRIMARY KEY, comment VARCHAR, created_on TIMESTAMPTZ)")
+declare(
+    """CREATE TABLE IF NOT EXISTS grants (
+        created_on TIMESTAMPTZ, privilege VARCHAR, granted_on VARCHAR, name VARCHAR, granted_to VARCHAR,
+        grantee_name VARCHAR, PRIMARY KEY (privilege, granted_on, name, granted_to, grantee_name))"""
+)
+
+OWNER = "SYSADMIN"
+SYSTEM_ROLES = ("ACCOUNTADMIN", "ORGADMIN", "PUBLIC", "SECURITYADMIN", "SYSADMIN", "USERADMIN")
+REMEMBERED_QUERIES = 200
+IDLE_SECONDS = 4 * 3600.0
+
+
+@dataclass(eq=False)
+class Session:
+    """What one login has set and left open."""
+
+    connection: weakref.ref[FakeSnowflakeConnection]
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    number: int = field(default_factory=lambda: uuid.uuid4().int % 10**15)
+    # A DuckDB connection runs one statement at a time.
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    warehouse: str | None = None
+    role: str = OWNER
+    parameters: dict[str, str] = field(default_factory=dict)
+    query_ids: deque[str] = field(default_factory=lambda: deque(maxlen=REMEMBERED_QUERIES))
+    temporary_tables: set[Name] = field(default_factory=set)
+    temporary_formats: set[Name] = field(default_factory=set)
+    in_transaction: bool = False
+    # Why the open transaction was ended from outside, to be said at the session's next statement.
+    aborted: str | None = None
+    last_active: float = field(default_factory=time.monotonic)
+
+    def abort_transaction(self, reason: str) -> bool:
+        """Roll the open transaction back from outside. False when the session is running a statement."""
+        if not self.lock.acquire(blocking=False):
+            return False
+        try:
+            connection = self.connection()
+            if connection:
+                connection._duck_conn.rollback()
+                connection._in_transaction = False
+            self.in_transaction, self.aborted = False, reason
+        finally:
+            self.lock.release()
+        return True
+
+
+_SESSIONS: weakref.WeakKeyDictionary[FakeSnowflakeConnection, Session] = weakref.WeakKeyDictionary()
+_ENDERS: list[Callable[[EmbeddedSnowflake, Session], None]] = []
+_CREATION = threading.Lock()
+
+
+def of(connection: FakeSnowflakeConnection) -> Session:
+    """The session of a connection."""
+    with _CREATION:
+        if connection not in _SESSIONS:
+            _SESSIONS[connection] = Session(weakref.ref(connection))
+        return _SESSIONS[connection]
+
+
+def at_end(ender: Callable[[EmbeddedSnowflake, Session], None]) -> Callable[[EmbeddedSnowflake, Session], None]:
+    """Call this when a session ends."""
+    _ENDERS.append(ender)
+    return ender
+
+
+def end(server: EmbeddedSnowflake, connection: FakeSnowflakeConnection) -> None:
+    """Undo what the session left open, drop what was its own and close it."""
+    session = of(connection)
+    for ender in _ENDERS:
+        ender(server, session)
+    with session.lock:
+        connection.close()
+
+
+def end_idle(server: EmbeddedSnowflake) -> None:
+    """End the sessions that nobody has used for Snowflake's four hours: their client is gone."""
+    latest = time.monotonic() - IDLE_SECONDS
+    for token, connection in list(fakesnow_server.sessions.items()):
+        if of(connection).last_active < latest:
+            fakesnow_server.sessions.pop(token, None)
+            end(server, connection)
+
+
+def known_warehouse(server: EmbeddedSnowflake, name: str) -> str | None:
+    """The warehouse of a login, None where there is none of that name: a login does not fail for that."""
+    return name.upper() if name.upper() in _warehouses(server) else None
+
+
+# -- what a session sets ------------------------------------------------------------------------------------------------
+
+
+@statement(rf"USE WAREHOUSE (?P<name>{NAME})")
+def use_warehouse(request: Statement) -> Answer:
+    """USE WAREHOUSE name"""
+    name = _single(request)
+    _require_warehouse(request.server, name)
+    of(request.connection).warehouse = name
+    return status("Statement executed successfully.")
+
+
+@statement(rf"USE ROLE (?P<name>{NAME})")
+def use_role(request: Statement) -> Answer:
+    """USE ROLE name: the role is the session's current one; it restrains nothing"""
+    name = _single(request)
+    if name not in _roles(request.server):
+        raise _no_object(name)
+    of(request.connection).role = name
+    return status("Statement executed successfully.")
+
+
+@statement(r"USE SECONDARY ROLES (?P<which>ALL|NONE)")
+def use_secondary_roles(request: Statement) -> Answer:
+    """USE SECONDARY ROLES ALL | NONE: no effect, every role may do everything"""
+    return status("Statement executed successfully.")
+
+
+@statement(r"(?:SELECT|CALL) SYSTEM\$CANCEL_ALL_QUERIES\s*\(.*\)")
+def cancel_all_queries(request: Statement) -> Answer:
+    """SELECT SYSTEM$CANCEL_ALL_QUERIES(session): Snowpark's farewell; a session runs one statement at a time, so there is none"""
+    return rows(["SYSTEM$CANCEL_ALL_QUERIES"], [["no queries to cancel"]])
+
+
+@statement(r"ALTER SESSION SET (?P<settings>.+)")
+def set_parameters(request: Statement) -> Answer:
+    """ALTER SESSION SET key = value ...: remembered and shown; only AUTOCOMMIT has an effect, dates stay in UTC"""
+    for key, value in Options.parse(request.group("settings")).values.items():
+        of(request.connection).parameters[key] = value
+        if key == "AUTOCOMMIT":
+            request.connection.autocommit(value.upper() == "TRUE")
+    return status("Statement executed successfully.")
+
+
+@statement(r"ALTER SESSION UNSET (?P<keys>[\w\s,]+)")
+def unset_parameters(request: Statement) -> Answer:
+    """ALTER SESSION UNSET key, ..."""
+    for key in re.split(r"[\s,]+", (request.group("keys") or "").strip()):
+        of(request.connection).parameters.pop(key.upper(), None)
+    return status("Statement executed successfully.")
+
+
+# -- warehouses ---------------------------------------------------------------------------------------------------------
+
+_SIZES = {"XSMALL": "X-Small", "SMALL": "Small", "MEDIUM": "Medium", "LARGE": "Large", "XLARGE": "X-Large"}
+
+
+def add_warehouse(server: EmbeddedSnowflake, name: str, options: Options | None = None) -> None:
+    """Record a warehouse; one that exists stays as it is."""
+    options = options or Options()
+    server.catalog.execute(
+        "INSERT OR IGNORE INTO warehouses VALUES (?, ?, ?, ?, ?, ?, ?, now())",
+        [
+            name,
+            _size(options.get("WAREHOUSE_SIZE", "XSMALL")),
+            options.get("WAREHOUSE_TYPE", "STANDARD").upper(),
+            "SUSPENDED" if options.get("INITIALLY_SUSPENDED").upper() == "TRUE" else "STARTED",
+            _seconds(options.get("AUTO_SUSPEND", "600")),
+            options.get("AUTO_RESUME", "TRUE").upper() == "TRUE",
+            options.get("COMMENT"),
+        ],
+    )
+
+
+def _size(spelled: str) -> str:
+    key = spelled.upper().replace("-", "")
+    return _SIZES.get(key, spelled.upper())
+
+
+def _seconds(spelled: str) -> int:
+    return int(spelled) if spelled.isdigit() else 0
+
+
+@statement(rf"CREATE(?P<replace> OR REPLACE)? WAREHOUSE(?P<exists> IF NOT EXISTS)? (?P<name>{NAME})(?P<options>.*)")
+def create_warehouse(request: Statement) -> Answer:
+    """CREATE [OR REPLACE] WAREHOUSE [IF NOT EXISTS] name [WITH] [options]"""
+    name = _single(request)
+    if name in _warehouses(request.server):
+        if request.group("exists"):
+            return status(f"{name} already exists, statement succeeded.")
+        if not request.group("replace"):
+            raise already_exists("Object", name)
+        request.server.catalog.execute("DELETE FROM warehouses WHERE name = ?", [name])
+    add_warehouse(request.server, name, Options.parse(request.group("options")))
+    of(request.connection).warehouse = name
+    return status(f"Warehouse {name} successfully created.")
+
+
+@statement(
+    rf"ALTER WAREHOUSE(?P<exists> IF EXISTS)? (?P<name>{NAME})"
+    r" (?P<action>SUSPEND|RESUME|SET|ABORT ALL QUERIES)(?: IF SUSPENDED)?(?P<options>.*)"
+)
+def alter_warehouse(request: Statement) -> Answer:
+    """ALTER WAREHOUSE name SUSPEND | RESUME | SET options"""
+    name, action = _single(request), (request.group("action") or "").upper()
+    if name not in _warehouses(request.server):
+        if request.group("exists"):
+            return status("Statement executed successfully.")
+        raise _no_object(name)
+    settings: dict[str, object] = {}
+    if action in ("SUSPEND", "RESUME"):
+        settings["state"] = "SUSPENDED" if action == "SUSPEND" else "STARTED"
+    for key, value in Options.parse(request.group("options")).values.items():
+        if key == "WAREHOUSE_SIZE":
+            settings["size"] = _size(value)
+        elif key == "AUTO_SUSPEND":
+            settings["auto_suspend"] = _seconds(value)
+        elif key == "AUTO_RESUME":
+            settings["auto_resume"] = value.upper() == "TRUE"
+        elif key == "COMMENT":
+            settings["comment"] = value
+        elif key != "WAIT_FOR_COMPLETION":
+            raise invalid(f"SQL compilation error:\ninvalid property '{key}' for 'WAREHOUSE'", 1423)
+    if settings:
+        assignments = ", ".join(f"{column} = ?" for column in settings)
+        request.server.catalog.execute(
+            f"UPDATE warehouses SET {assignments} WHERE name = ?", [*settings.values(), name]
+        )
+    return status("Statement executed successfully.")
+
+
+@statement(rf"DROP WAREHOUSE(?P<exists> IF EXISTS)? (?P<name>{NAME})")
+def drop_warehouse(request: Statement) -> Answer:
+    """DROP WAREHOUSE [IF EXISTS] name"""
+    name = _single(request)
+    if name not in _warehouses(request.server):
+        if request.group("exists"):
+            return status("Drop statement executed successfully.")
+        raise _no_object(name)
+    request.server.catalog.execute("DELETE FROM warehouses WHERE name = ?", [name])
+    return status(f"{name} successfully dropped.")
+
+
+@statement(rf"SHOW WAREHOUSES{SHOW_TAIL}")
+def show_warehouses(request: Statement) -> Answer:
+    """SHOW WAREHOUSES [LIKE pattern]"""
+    shown = Shown.of(request.match, request.connection, request.binds)
+    current = of(request.connection).warehouse
+    columns = (
+        "name state type size running queued is_default is_current auto_suspend auto_resume created_on owner comment"
+    ).split()
+    known = request.server.catalog.query("SELECT * FROM warehouses ORDER BY name")
+    answer = [
+        (row["name"], row["state"], row["type"], row["size"], 0, 0, "N", "Y" if row["name"] == current else "N")
+        + (row["auto_suspend"], str(row["auto_resume"]).lower(), row["created_on"], OWNER, row["comment"])
+        for row in known
+        if shown.has(row["name"])
+    ]
+    return rows(columns, answer[: shown.limit])
+
+
+def _warehouses(server: EmbeddedSnowflake) -> list[str]:
+    return [row["name"] for row in server.catalog.query("SELECT name FROM warehouses")]
+
+
+def _require_warehouse(server: EmbeddedSnowflake, name: str) -> None:
+    if name not in _warehouses(server):
+        raise _no_object(name)
+
+
+# -- roles and grants ---------------------------------------------------------------------------------------------------
+
+
+@statement(rf"CREATE(?P<replace> OR REPLACE)? ROLE(?P<exists> IF NOT EXISTS)? (?P<name>{NAME})(?P<options>.*)")
+def create_role(request: Statement) -> Answer:
+    """CREATE ROLE name: recorded"""
+    name = _single(request)
+    if name in _roles(request.server):
+        if request.group("exists"):
+            return status(f"{name} already exists, statement succeeded.")
+        if not request.group("replace") or name in SYSTEM_ROLES:
+            raise already_exists("Object", name)
+    comment = Options.parse(request.group("options")).get("COMMENT")
+    request.server.catalog.execute("INSERT OR REPLACE INTO roles VALUES (?, ?, now())", [name, comment])
+    return status(f"Role {name} successfully created.")
+
+
+@statement(rf"DROP ROLE(?P<exists> IF EXISTS)? (?P<name>{NAME})")
+def drop_role(request: Statement) -> Answer:
+    """DROP ROLE name"""
+    name = _single(request)
+    if name not in _roles(request.server) or name in SYSTEM_ROLES:
+        if request.group("exists"):
+            return status("Drop statement executed successfully.")
+        raise _no_object(name)
+    request.server.catalog.execute("DELETE FROM roles WHERE name = ?", [name])
+    request.server.catalog.execute("DELETE FROM grants WHERE granted_to = 'ROLE' AND grantee_name = ?", [name])
+    return status(f"{name} successfully dropped.")
+
+
+@statement(rf"SHOW ROLES{SHOW_TAIL}")
+def show_roles(request: Statement) -> Answer:
+    """SHOW ROLES [LIKE pattern]"""
+    shown, current = Shown.of(request.match, request.connection, request.binds), of(request.connection).role
+    answer = [
+        (name, "N", "Y" if name == current else "N", "Y", comment)
+        for name, comment in sorted(_roles(request.server).items())
+        if shown.has(name)
+    ]
+    return rows(["name", "is_default", "is_current", "is_inherited", "comment"], answer[: shown.limit])
+
+
+_GRANT = (
+    r"(?P<privileges>[\w\s,]+?)(?: ON (?P<kind>(?:ALL |FUTURE )?[A-Z]+(?: [A-Z]+)??(?: IN [A-Z]+)?) (?P<object>{0}))?"
+    r" {1} (?:(?P<to>ROLE|USER|DATABASE ROLE) )?(?P<grantee>{0})(?: WITH GRANT OPTION)?(?: (?:CASCADE|RESTRICT))?"
+)
+
+
+@statement("GRANT " + _GRANT.format(NAME, "TO"))
+def grant(request: Statement) -> Answer:
+    """GRANT privileges ON object TO ROLE name: recorded and shown; the one user may do everything anyway"""
+    request.server.catalog.execute("INSERT OR REPLACE INTO grants VALUES (now(), ?, ?, ?, ?, ?)", _granted(request))
+    return status("Statement executed successfully.")
+
+
+@statement("REVOKE " + _GRANT.format(NAME, "FROM"))
+def revoke(request: Statement) -> Answer:
+    """REVOKE privileges ON object FROM ROLE name: the record goes"""
+    request.server.catalog.execute(
+        "DELETE FROM grants WHERE (privilege, granted_on, name, granted_to, grantee_name) = (?, ?, ?, ?, ?)",
+        _granted(request),
+    )
+    return status("Statement executed successfully.")
+
+
+def _granted(request: Statement) -> list[str]:
+    def upper(group: str) -> str:
+        return re.sub(r"\s+", " ", request.group(group) or "").strip().upper()
+
+    return [upper("privileges"), upper("kind"), upper("object"), upper("to") or "ROLE", upper("grantee")]
+
+
+@statement(r"SHOW GRANTS(?P<scope>.*)")
+def show_grants(request: Statement) -> Answer:
+    """SHOW GRANTS [ON kind name | TO ROLE name | OF ROLE name]: what was recorded"""
+    scope = re.sub(r"\s+", " ", request.group("scope") or "").strip().upper()
+    known = request.server.catalog.query("SELECT * FROM grants ORDER BY created_on")
+    kind, _, rest = scope.partition(" ")
+    name = rest.rpartition(" ")[2]
+    if kind == "TO":
+        known = [row for row in known if row["grantee_name"] == name]
+    elif kind == "ON":
+        known = [row for row in known if row["name"] == name]
+    elif kind == "OF":
+        known = [row for row in known if row["privilege"] == f"ROLE {name}"]
+    columns = ["created_on", "privilege", "granted_on", "name", "granted_to", "grantee_name"]
+    answer = [(*(row[column] for column in columns), "false", OWNER) for row in known]
+    return rows([*columns, "grant_option", "granted_by"], answer)
+
+
+def _roles(server: EmbeddedSnowflake) -> dict[str, str]:
+    created = {row["name"]: row["comment"] for row in server.catalog.query("SELECT * FROM roles")}
+    return {**dict.fromkeys(SYSTEM_ROLES, ""), **created}
+
+
+def _single(request: Statement) -> str:
+    """The account-level name that the statement's ``name`` spells."""
+    found = names.parts(names.spelled(request.group("name") or "", request.binds))
+    if len(found) != 1:
+        raise invalid(f"SQL compilation error:\nexpected a name without dots, found '{request.group('name')}'")
+    return found[0]
+
+
+def _no_object(name: str) -> ProgrammingError:
+    return ProgrammingError(
+        msg=f"SQL compilation error:\nObject '{name}' does not exist, or operation cannot be performed.",
+        errno=2043,
+        sqlstate="02000",
+    )

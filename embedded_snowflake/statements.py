@@ -9,9 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 from sqlglot import exp
+
+from embedded_snowflake.names import without_comments
 
 if TYPE_CHECKING:
     from fakesnow.fakes import FakeSnowflakeConnection
@@ -48,7 +52,14 @@ class Transfer:
     data: dict[str, Any]
 
 
-Answer = Sql | Transfer
+@dataclass(frozen=True)
+class Rows:
+    """Answer with this table as it is; no SQL runs."""
+
+    table: pa.Table
+
+
+Answer = Sql | Transfer | Rows
 Handler = Callable[[Statement], Answer]
 
 
@@ -78,10 +89,18 @@ def statement(pattern: str) -> Callable[[Handler], Handler]:
 
 def find(sql: str) -> tuple[Served, re.Match[str]] | None:
     """The handler that serves ``sql``, or None where fakesnow shall answer it."""
+    bare = without_comments(sql)
     for served in SERVED:
-        if match := served.pattern.match(sql):
+        if match := served.pattern.match(bare):
             return served, match
     return None
+
+
+def is_question(sql: str) -> bool:
+    """Whether a statement only reads, so that running it to describe its columns does nothing else."""
+    return bool(
+        re.match(r"\s*(?:SELECT|WITH|SHOW|DESC|DESCRIBE|LIST|LS|EXPLAIN)\b", without_comments(sql), re.IGNORECASE)
+    )
 
 
 @dataclass(frozen=True)
@@ -142,19 +161,27 @@ def literal(value: object) -> str:
     return exp.Literal.string(str(value)).sql(dialect="snowflake")
 
 
-def rows(columns: Sequence[str], values: Sequence[Sequence[object]]) -> Sql:
-    """Answer with these rows; a column that holds no integer in the first row is text, as in Snowflake's SHOW output."""
-    if not values:
-        empty = ", ".join(f'NULL::STRING AS "{column}"' for column in columns)
-        return Sql(f"SELECT {empty} WHERE FALSE")
-    selects = [
-        "SELECT " + ", ".join(f'{literal(value)} AS "{column}"' for column, value in zip(columns, row, strict=True))
-        for row in values
-    ]
-    return Sql(" UNION ALL ".join(selects))
+def rows(columns: Sequence[str], values: Sequence[Sequence[object]]) -> Rows:
+    """Answer with these rows. A column is a number, a boolean or a timestamp where all its values are, and text otherwise."""
+    by_column = list(zip(*values, strict=True)) if values else [() for _ in columns]
+    arrays = [_column(column) for column in by_column]
+    return Rows(pa.Table.from_arrays(arrays, names=list(columns)))
 
 
-def status(message: str) -> Sql:
+def _column(values: Sequence[object]) -> pa.Array:
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {bool}:
+        return pa.array(values, pa.bool_())
+    if kinds == {int}:
+        return pa.array(values, pa.int64())
+    if kinds and kinds <= {int, float}:
+        return pa.array(values, pa.float64())
+    if kinds == {datetime}:
+        return pa.array(values, pa.timestamp("us", tz="UTC"))
+    return pa.array([None if value is None else str(value) for value in values], pa.string())
+
+
+def status(message: str) -> Rows:
     """Answer with the one-cell ``status`` row of Snowflake's DDL."""
     return rows(["status"], [[message]])
 
@@ -167,7 +194,8 @@ class Options:
 
     @classmethod
     def parse(cls, text: str | None) -> Options:
-        pairs = re.findall(r"(\w+)\s*=\s*('(?:[^']|'')*'|\([^)]*\)|[^\s,]+)", text or "")
+        nested = r"\((?:[^()']|'(?:[^']|'')*'|\((?:[^()']|'(?:[^']|'')*')*\))*\)"
+        pairs = re.findall(rf"(\w+)\s*=\s*('(?:[^'\\]|\\.|'')*'|{nested}|[^\s,()]+)", text or "")
         return cls({key.upper(): _unquote(value) for key, value in pairs})
 
     def get(self, key: str, default: str = "") -> str:

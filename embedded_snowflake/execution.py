@@ -1,0 +1,581 @@
+"""Running SQL: one statement of one session through fakesnow, with the semantics of Snowflake that DuckDB does not have by itself.
+
+Those are: statements that are all or nothing, writers that wait for each other, DDL that commits, RESULT_SCAN. How Snowflake's syntax
+is put in DuckDB's is fakesnow's work, and where fakesnow lacks it that of ``sql_functions``; stages are in ``stage_queries`` and ``copying``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import random
+import re
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+from fakesnow import transforms
+from fakesnow.cursor import FakeSnowflakeCursor
+from fakesnow.dialect import parse_one
+from fakesnow.statement_type import SELECT, statement_type_id
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+from sqlglot.expressions import Expression
+
+from embedded_snowflake import copying, sessions, sql_functions, stage_queries, stages
+from embedded_snowflake.errors import ProgrammingError, from_engine, unsupported
+from embedded_snowflake.names import Name
+from embedded_snowflake.results import Result
+from embedded_snowflake.sessions import Session
+
+if TYPE_CHECKING:
+    from fakesnow.fakes import FakeSnowflakeConnection
+
+    from embedded_snowflake.server import EmbeddedSnowflake
+
+# fakesnow logs every statement that sqlglot reads as a bare command; those are answered or refused by name here.
+logging.getLogger("sqlglot").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", message="Arrow output on a DB-API result")
+
+CONFLICT_ATTEMPTS = 50
+Binds = Sequence[Any] | dict[str, Any] | None
+_DML = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Copy)
+_DDL = (exp.Create, exp.Drop, exp.Alter, exp.Comment, exp.TruncateTable)
+# Kinds of object that CREATE, DROP and ALTER are served for by fakesnow.
+_KINDS = {
+    "TABLE",
+    "VIEW",
+    "SCHEMA",
+    "DATABASE",
+    "SEQUENCE",
+    "FILE FORMAT",
+    "FUNCTION",
+    "TAG",
+    "USER",
+    "SESSION",
+    "COLUMN",
+}
+_UNSERVED_TABLES = (exp.DynamicProperty, exp.ExternalProperty, exp.IcebergProperty, exp.MaterializedProperty)
+_SHOWN = (
+    "COLUMNS DATABASES FUNCTIONS OBJECTS PARAMETERS PROCEDURES SCHEMAS SEQUENCES TABLES TERSE USERS VIEWS".split()
+    + ["FILE FORMATS", "PRIMARY KEYS", "UNIQUE KEYS", "IMPORTED KEYS"]
+)
+_COMMANDS = {"SET", "UNSET", "EXPLAIN"}
+
+
+class Cursor(FakeSnowflakeCursor):
+    """fakesnow's cursor, given statements that are parsed already."""
+
+    def __init__(self, connection: FakeSnowflakeConnection) -> None:
+        super().__init__(connection, connection._duck_conn)
+
+    def translated(self, expression: Expression, binds: list[Any] | None) -> Expression:
+        """The statement in DuckDB's words; ``binds`` loses those that named objects."""
+        return self._transform(expression, binds)
+
+    def run(self, expression: Expression, binds: list[Any] | None) -> None:
+        """Run a statement; its rows are this cursor's table."""
+        self.check_db_and_schema(expression)
+        for part in self._transform_explode(expression):
+            transformed = self.translated(part, binds)
+            self._execute(transformed, binds if transformed.find(exp.Placeholder) else None)
+
+    def result(self, type_id: int) -> Result:
+        """What ``run`` left."""
+        assert self._arrow_table is not None
+        types = [str(column[1]) for column in self._duck_conn.description or []]
+        return Result.of(self._arrow_table, types, type_id, self._rowcount)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One statement on its way."""
+
+    server: EmbeddedSnowflake
+    connection: FakeSnowflakeConnection
+    session: Session
+    expression: Expression
+    binds: list[Any] | None
+    query_id: str
+
+    @property
+    def duckdb(self) -> duckdb.DuckDBPyConnection:
+        return self.connection._duck_conn
+
+    @property
+    def in_transaction(self) -> bool:
+        return self.session.in_transaction or self.connection._in_transaction
+
+
+def execute(
+    server: EmbeddedSnowflake, connection: FakeSnowflakeConnection, sql: str, binds: Binds, query_id: str
+) -> Result:
+    """Run one statement and return its result. Raises ProgrammingError for whatever goes wrong."""
+    session = sessions.of(connection)
+    with _in_turn(session):
+        expression = _parsed(sql, connection)
+        run = _prepared(Run(server, connection, session, expression, _list(binds), query_id))
+        with _stages_bound(run):
+            return replace(_with_retries(run), query_id=query_id)
+
+
+def execute_many(
+    server: EmbeddedSnowflake,
+    connection: FakeSnowflakeConnection,
+    sql: str,
+    rows: Sequence[Sequence[Any]],
+    query_id: str,
+) -> Result:
+    """Run a statement for each row of values, all or nothing; the result has the rows affected in total."""
+    session = sessions.of(connection)
+    with _in_turn(session):
+        expression = _parsed(sql, connection)
+        type_id = statement_type_id(expression)
+        first = Run(server, connection, session, expression, None, query_id)
+        affected = 0
+        with _atomic(first):
+            for row in rows:
+                run = _prepared(replace(first, expression=expression.copy(), binds=list(row)))
+                affected += _run(run).affected or 0
+        table = pa.table({"number of rows inserted": [affected]})
+        return Result(table, ("BIGINT",), type_id, affected, query_id)
+
+
+def describe(server: EmbeddedSnowflake, connection: FakeSnowflakeConnection, sql: str, query_id: str) -> Result | None:
+    """The columns of a query without running it; None for a statement that is described by running it."""
+    session = sessions.of(connection)
+    with _in_turn(session):
+        expression = _parsed(sql, connection)
+        type_id = statement_type_id(expression)
+        if isinstance(expression, _DML):
+            return Result(pa.table({"number of rows": pa.array([], pa.int64())}), ("BIGINT",), type_id, None, query_id)
+        if not isinstance(expression, exp.Query):
+            return None
+        # A request to describe carries no values; what they are does not change the columns.
+        expression = expression.transform(lambda node: exp.Null() if isinstance(node, exp.Placeholder) else node)
+        run = _prepared(Run(server, connection, session, expression, None, query_id))
+        with _stages_bound(run), _engine_errors():
+            cursor = Cursor(connection)
+            cursor.check_db_and_schema(run.expression)
+            translated = cursor.translated(run.expression, None).sql(dialect="duckdb")
+            table = run.duckdb.execute(f"SELECT * FROM ({translated}) LIMIT 0").to_arrow_table()
+            types = [str(column[1]) for column in run.duckdb.description or []]
+            return replace(Result.of(table, types, SELECT), query_id=query_id)
+
+
+@contextlib.contextmanager
+def _in_turn(session: Session) -> Iterator[None]:
+    with session.lock:
+        if reason := session.aborted:
+            session.aborted = None
+            raise ProgrammingError(msg=f"The transaction was aborted: {reason}.", errno=90232, sqlstate="40001")
+        try:
+            yield
+        finally:
+            session.last_active = time.monotonic()
+
+
+def _list(binds: Binds) -> Any:
+    return list(binds) if binds is not None and not isinstance(binds, dict) else binds
+
+
+# -- reading a statement --------------------------------------------------------------------------------------------------
+
+
+def _parsed(sql: str, connection: FakeSnowflakeConnection) -> Expression:
+    sql = _with_variables(sql, connection)
+    # sqlglot reads SCOPED as something that it does not know.
+    sql = re.sub(
+        r"\A(\s*CREATE\s+(?:OR\s+REPLACE\s+)?)SCOPED\s+TEMP(?:ORARY)?\b", r"\1TEMPORARY", sql, flags=re.IGNORECASE
+    )
+    expression = parse_one(sql)
+    _refuse(expression, sql)
+    return expression
+
+
+def _with_variables(sql: str, connection: FakeSnowflakeConnection) -> str:
+    """The session's variables put in; a $ inside of a literal is none."""
+    pieces = re.split(r"""('(?:[^'\\]|\\.|'')*'|"(?:[^"]|"")*"|\$\$.*?\$\$)""", sql, flags=re.DOTALL)
+    return "".join(
+        piece if position % 2 else connection.variables.inline_variables(piece) for position, piece in enumerate(pieces)
+    )
+
+
+def _refuse(expression: Expression, sql: str) -> None:
+    """Raise for what neither this server nor fakesnow serves, which DuckDB might take for something else."""
+    if isinstance(expression, exp.Command):
+        verb = str(expression.this).upper()
+        if verb not in _COMMANDS and not re.search(r"\b(?:RESUME|SUSPEND)\s+RECLUSTER\b", sql, re.IGNORECASE):
+            raise unsupported(_words(sql))
+    if isinstance(expression, (exp.Create, exp.Drop, exp.Alter)):
+        kind = str(expression.args.get("kind") or "").upper()
+        if kind not in _KINDS:
+            raise unsupported(_words(sql))
+        properties = expression.args.get("properties")
+        if properties and (unserved := properties.find(*_UNSERVED_TABLES)):
+            raise unsupported(f"CREATE {type(unserved).__name__.removesuffix('Property').upper()} {kind}")
+    if isinstance(expression, exp.Show) and expression.name.upper() not in _SHOWN:
+        raise unsupported(_words(sql))
+    if isinstance(expression, (exp.Grant, exp.Revoke, exp.Use)) and not _is_use(expression):
+        raise unsupported(_words(sql))
+
+
+def _is_use(expression: Expression) -> bool:
+    return isinstance(expression, exp.Use)
+
+
+def _words(sql: str) -> str:
+    """What kind of statement it is: its first words up to a name."""
+    words = re.findall(r"[A-Za-z_$][\w$!.]*", re.sub(r"'[^']*'", " ", sql))[:6]
+    verb = words[0].upper() if words else sql[:40]
+    rest = [
+        word.upper() for word in words[1:] if word.upper() not in ("OR", "REPLACE", "IF", "NOT", "EXISTS", "TEMPORARY")
+    ]
+    two = {
+        "FILE",
+        "COMPUTE",
+        "ROW",
+        "MASKING",
+        "EXTERNAL",
+        "NETWORK",
+        "RESOURCE",
+        "IMAGE",
+        "SECURITY",
+        "API",
+        "NOTIFICATION",
+    }
+    count = 2 if rest and rest[0] in two else 1
+    return " ".join([verb, *rest[:count]])
+
+
+def _prepared(run: Run) -> Run:
+    """The statement with names resolved and Snowflake's own functions translated."""
+    binds = run.binds
+    expression = run.expression.transform(lambda node: transforms.identifier(node, binds))
+    _scan_results(run, expression)
+    expression = sql_functions.translate(expression, sql_functions.Context(run.server, run.connection))
+    for identifier in expression.find_all(exp.Identifier):
+        if not identifier.quoted and identifier.name.upper() in _reserved_words():
+            identifier.replace(exp.to_identifier(identifier.name.upper(), quoted=True))
+    for table in list(expression.find_all(exp.Table)):
+        _resolve_temporary(run, table)
+    return replace(run, expression=expression)
+
+
+@functools.cache
+def _reserved_words() -> frozenset[str]:
+    """Words that are no names in DuckDB unless quoted; some of them, such as AT, are in Snowflake."""
+    with duckdb.connect() as scratch:
+        found = scratch.execute(
+            "SELECT upper(keyword_name) FROM duckdb_keywords() WHERE keyword_category <> 'unreserved'"
+        ).fetchall()
+    return frozenset(word for (word,) in found)
+
+
+def _name(run: Run, table: exp.Table) -> Name | None:
+    """The full name of a table, None where the session has no database or schema to complete it."""
+    if not isinstance(table.this, exp.Identifier):
+        return None
+
+    def stored(part: Expression | None, default: str | None) -> str | None:
+        if not isinstance(part, exp.Identifier):
+            return default
+        return part.name if part.quoted else part.name.upper()
+
+    database = stored(table.args.get("catalog"), run.connection.database)
+    schema = stored(table.args.get("db"), run.connection.schema)
+    name = stored(table.this, None)
+    return Name(database, schema, name) if database and schema and name else None
+
+
+def _resolve_temporary(run: Run, table: exp.Table) -> None:
+    """DuckDB keeps temporary tables apart from every schema, so they go by their bare name."""
+    name = _name(run, table)
+    if name is None:
+        return
+    created = table.find_ancestor(exp.Create)
+    is_new = created is not None and created.find(exp.Table) is table and created.kind in ("TABLE", "VIEW")
+    temporary = is_new and created is not None and created.find(exp.TemporaryProperty) is not None
+    if temporary or (name in run.session.temporary_tables and not is_new):
+        table.set("db", None)
+        table.set("catalog", None)
+        table.set("this", exp.to_identifier(name.name, quoted=True))
+
+
+@contextlib.contextmanager
+def _stages_bound(run: Run) -> Iterator[None]:
+    bound = stage_queries.bind(run.server, run.connection, run.expression)
+    try:
+        yield
+    finally:
+        bound.release()
+        for name in _scanned(run):
+            run.duckdb.unregister(name)
+
+
+def _scan_results(run: Run, expression: Expression) -> None:
+    """Put the rows of an earlier statement in the place of TABLE(RESULT_SCAN(id))."""
+    for source in list(expression.find_all(exp.TableFromRows)):
+        function = source.this
+        if not (isinstance(function, exp.Anonymous) and function.name.upper() == "RESULT_SCAN"):
+            continue
+        argument = function.expressions[0]
+        if isinstance(argument, exp.Anonymous):
+            query_id = sql_functions.last_query_id(argument, run.session)
+        elif isinstance(argument, exp.Placeholder) and run.binds:
+            query_id = str(run.binds.pop(0))
+        else:
+            query_id = argument.name
+        result = _remembered(run, query_id)
+        name = _scan_name(query_id or "")
+        run.duckdb.register(name, _as_stored(result))
+        view = exp.Table(this=exp.to_identifier(name, quoted=True), db="main", catalog="temp")
+        if alias := source.args.get("alias"):
+            view.set("alias", alias)
+        source.replace(view)
+
+
+def _scan_name(query_id: str) -> str:
+    return f"_RESULT_{query_id}"
+
+
+def _scanned(run: Run) -> list[str]:
+    return [table.name for table in run.expression.find_all(exp.Table) if table.name.startswith("_RESULT_")]
+
+
+def _remembered(run: Run, query_id: str | None) -> Result:
+    try:
+        outcome = run.server.results.get(query_id or "")
+    except KeyError:
+        raise ProgrammingError(msg=f"Statement {query_id} not found", errno=709, sqlstate="02000") from None
+    if isinstance(outcome, Result):
+        return outcome
+    if outcome is None:
+        raise ProgrammingError(msg=f"Statement {query_id} has not finished", errno=709, sqlstate="02000")
+    raise outcome
+
+
+def _as_stored(result: Result) -> pa.Table:
+    return result.table
+
+
+# -- running --------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _engine_errors() -> Iterator[None]:
+    try:
+        yield
+    except ProgrammingError as error:
+        raise from_engine(error.__cause__, error) from error
+    except duckdb.Error as error:
+        raise from_engine(error) from error
+    except NotImplementedError as error:
+        raise unsupported(str(error)) from error
+    except SqlglotError as error:
+        raise ProgrammingError(msg=f"SQL compilation error:\n{error}", errno=1003, sqlstate="42000") from error
+
+
+def _with_retries(run: Run) -> Result:
+    """DuckDB lets one of two transactions fail that change the same thing; outside of a transaction that is run again."""
+    for attempt in range(CONFLICT_ATTEMPTS):
+        try:
+            with _engine_errors():
+                return _run(replace(run, expression=run.expression.copy(), binds=_list(run.binds)))
+        except ProgrammingError as error:
+            conflict = error.errno == 625 and not run.in_transaction
+            if not conflict or attempt == CONFLICT_ATTEMPTS - 1:
+                raise
+            time.sleep(random.uniform(0.005, 0.02) * min(attempt + 1, 20))
+    raise AssertionError("unreachable")
+
+
+def _run(run: Run) -> Result:
+    expression, type_id = run.expression, statement_type_id(run.expression)
+    if isinstance(expression, (exp.Transaction, exp.Commit, exp.Rollback)):
+        return _transaction_control(run, expression)
+    if isinstance(expression, _DDL) and run.in_transaction and not _is_temporary(run, expression):
+        # Snowflake's DDL is a transaction of its own.
+        _transaction_control(run, exp.Commit())
+    try:
+        for table in _locked_tables(run):
+            run.server.table_locks.acquire(run.session, table)
+        if isinstance(expression, exp.Merge):
+            return _merge(run, type_id)
+        if isinstance(expression, exp.Copy):
+            return _copy(run, type_id)
+        cursor = Cursor(run.connection)
+        with _atomic(run) if isinstance(expression, (*_DML, exp.Create)) and _is_several(cursor, run) else _as_it_is():
+            cursor.run(expression, run.binds)
+        result = cursor.result(type_id)
+        _after(run)
+        return result
+    finally:
+        if not run.in_transaction:
+            run.server.table_locks.release(run.session)
+
+
+def _is_several(cursor: Cursor, run: Run) -> bool:
+    return len(cursor._transform_explode(run.expression.copy())) > 1
+
+
+def _is_temporary(run: Run, expression: Expression) -> bool:
+    return isinstance(expression, exp.Create) and str(expression.kind).upper() == "FILE FORMAT"
+
+
+@contextlib.contextmanager
+def _as_it_is() -> Iterator[None]:
+    yield
+
+
+@contextlib.contextmanager
+def _atomic(run: Run) -> Iterator[None]:
+    """All that happens in here or nothing. In an open transaction that is the transaction's own business."""
+    if run.in_transaction:
+        yield
+        return
+    run.duckdb.begin()
+    if not run.connection._autocommit:
+        run.connection._in_transaction = True
+        yield
+        return
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(duckdb.TransactionException):
+            run.duckdb.rollback()
+        raise
+    run.duckdb.commit()
+
+
+def _transaction_control(run: Run, expression: Expression) -> Result:
+    answer = Result.of(pa.table({"status": ["Statement executed successfully."]}))
+    if isinstance(expression, exp.Transaction):
+        if not run.in_transaction:
+            run.duckdb.begin()
+            run.session.in_transaction = True
+        return answer
+    if not run.in_transaction:
+        return answer
+    try:
+        if isinstance(expression, exp.Commit):
+            run.duckdb.commit()
+        else:
+            run.duckdb.rollback()
+    finally:
+        run.session.in_transaction = run.connection._in_transaction = False
+        run.server.table_locks.release(run.session)
+    return answer
+
+
+def _locked_tables(run: Run) -> list[str]:
+    """The tables whose rows or definition the statement changes; a plain INSERT only adds."""
+    expression = run.expression
+    if isinstance(expression, (exp.Update, exp.Delete, exp.Merge)):
+        tables = [expression.this]
+    elif isinstance(expression, exp.Insert) and expression.args.get("overwrite"):
+        tables = [expression.this]
+    elif isinstance(expression, exp.TruncateTable):
+        tables = expression.expressions
+    elif isinstance(expression, exp.Copy) and not copying.is_unload(expression):
+        tables = [copying.target_table(expression)]
+    elif isinstance(expression, (exp.Create, exp.Drop, exp.Alter)):
+        tables = [expression.this] if str(expression.args.get("kind")).upper() in ("TABLE", "VIEW") else []
+    else:
+        tables = []
+    bare = [table.this if isinstance(table, exp.Schema) else table for table in tables]
+    names = [_name(run, table) for table in bare if isinstance(table, exp.Table)]
+    # Always in one order, so that two statements cannot wait for each other.
+    return sorted(str(name) for name in names if name)
+
+
+def _merge(run: Run, type_id: int) -> Result:
+    """MERGE as DuckDB's own, which is one statement and refuses a row that is matched twice, as Snowflake's is and does."""
+    cursor = Cursor(run.connection)
+    cursor.check_db_and_schema(run.expression)
+    merged = cursor.translated(run.expression, run.binds)
+    kinds: list[str] = []
+    for when in merged.args["whens"].expressions:
+        then = when.args.get("then")
+        if isinstance(then, exp.Update):
+            kinds.append("updated")
+            for assignment in then.expressions:
+                if isinstance(assignment, exp.EQ) and isinstance(assignment.this, exp.Column):
+                    assignment.set("this", exp.column(assignment.this.this))
+        else:
+            kinds.append("inserted" if isinstance(then, exp.Insert) else "deleted")
+    counts: Counter[str] = Counter()
+    with _atomic(run):
+        run.duckdb.execute(f"{merged.sql(dialect='duckdb')} RETURNING merge_action", run.binds or None)
+        for batch in run.duckdb.to_arrow_reader(100_000):
+            for pair in batch.column(0).value_counts().to_pylist():
+                counts[pair["values"]] += pair["counts"]
+    actions = {"inserted": "INSERT", "updated": "UPDATE", "deleted": "DELETE"}
+    table = pa.table({f"number of rows {kind}": [counts[action]] for kind, action in actions.items() if kind in kinds})
+    return Result.of(table, type_id=type_id, affected=sum(counts.values()))
+
+
+def _copy(run: Run, type_id: int) -> Result:
+    def translate(expression: Expression, binds: list[Any] | None) -> str:
+        cursor = Cursor(run.connection)
+        cursor.check_db_and_schema(expression)
+        return cursor.translated(expression, binds).sql(dialect="duckdb")
+
+    assert isinstance(run.expression, exp.Copy)
+    copy = copying.Copy(run.server, run.connection, run.expression, list(run.binds or []), translate)
+    if copying.is_unload(run.expression):
+        return Result.of(copying.unload(copy, run.query_id), type_id=type_id)
+    _upper_case(copying.target_table(run.expression))
+    if isinstance(run.expression.this, exp.Schema):
+        for column in run.expression.this.expressions:
+            _upper_case(column)
+    with _atomic(run):
+        table = copying.load(copy)
+    return Result.of(table, type_id=type_id)
+
+
+def _upper_case(expression: Expression) -> None:
+    for identifier in expression.find_all(exp.Identifier):
+        if not identifier.quoted:
+            identifier.set("this", identifier.name.upper())
+            identifier.set("quoted", True)
+
+
+def _after(run: Run) -> None:
+    """What else a statement that succeeded means: temporary tables, stages of a dropped schema, a database's file."""
+    expression = run.expression
+    kind = str(expression.args.get("kind") or "").upper()
+    if isinstance(expression, exp.Create) and expression.find(exp.TemporaryProperty):
+        if (table := expression.find(exp.Table)) and (name := _name(run, table)):
+            known = run.session.temporary_formats if kind == "FILE FORMAT" else run.session.temporary_tables
+            known.add(name)
+    elif isinstance(expression, exp.Drop) and kind in ("TABLE", "VIEW"):
+        if (table := expression.find(exp.Table)) and (name := _name(run, table)):
+            run.session.temporary_tables.discard(name)
+    elif isinstance(expression, exp.Drop) and kind in ("SCHEMA", "DATABASE"):
+        _forget_container(run, expression, kind)
+    elif isinstance(expression, exp.TruncateTable):
+        for table in expression.expressions:
+            if name := _name(run, table):
+                copying.remove_history(run.duckdb, name.database, name.schema, name.name)
+
+
+def _forget_container(run: Run, expression: exp.Drop, kind: str) -> None:
+    table = expression.find(exp.Table)
+    if not table:
+        return
+    parts = [
+        part.name if part.quoted else part.name.upper() for part in table.parts if isinstance(part, exp.Identifier)
+    ]
+    if kind == "DATABASE":
+        stages.drop_all_in(run.server, parts[-1])
+        run.server.forget_database(parts[-1])
+    else:
+        database = parts[-2] if len(parts) > 1 else run.connection.database
+        stages.drop_all_in(run.server, str(database), parts[-1])

@@ -1,0 +1,55 @@
+"""Table locks: one transaction at a time changes a table's rows, as in Snowflake; the next one waits.
+
+DuckDB does not wait: it lets the later of two transactions that change the same rows fail. INSERTs need no lock in either.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+from embedded_snowflake.errors import ProgrammingError
+from embedded_snowflake.sessions import Session
+
+# Snowflake ends a transaction that has been idle for five minutes and keeps another one waiting.
+IDLE_SECONDS = 300.0
+WAIT_SECONDS = 3600.0
+
+
+@dataclass
+class TableLocks:
+    """Who holds which table. A session holds its locks until its transaction ends."""
+
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _holders: dict[str, Session] = field(default_factory=dict)
+
+    def acquire(self, session: Session, table: str) -> None:
+        """Wait until the session may change the table. Raises Snowflake's 625 after an hour."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        with self._changed:
+            while (holder := self._holders.get(table)) not in (None, session):
+                assert holder
+                idle = time.monotonic() - holder.last_active
+                if idle > IDLE_SECONDS and holder.abort_transaction(f"another waited for {table}, idle {idle:.0f} s"):
+                    self._release(holder)
+                    break
+                if time.monotonic() > deadline:
+                    raise ProgrammingError(
+                        msg=f"Statement has waited {WAIT_SECONDS:.0f} s for the lock on table '{table}', "
+                        "which another transaction holds, and was aborted.",
+                        errno=625,
+                        sqlstate="57014",
+                    )
+                self._changed.wait(1.0)
+            self._holders[table] = session
+
+    def release(self, session: Session) -> None:
+        """Give back all that the session holds."""
+        with self._changed:
+            self._release(session)
+
+    def _release(self, session: Session) -> None:
+        for table in [table for table, holder in self._holders.items() if holder is session]:
+            del self._holders[table]
+        self._changed.notify_all()

@@ -1,0 +1,184 @@
+"""Snowflake functions and syntax that neither fakesnow nor DuckDB has, put in words that they have, one rule each on the parsed SQL.
+
+What changes a statement's semantics (transactions, MERGE, stages) belongs in ``execution``, ``copying`` and ``stage_queries``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlglot import exp
+from sqlglot.expressions import Expression
+
+from embedded_snowflake import sessions, stages
+from embedded_snowflake.errors import ProgrammingError, unsupported
+
+if TYPE_CHECKING:
+    from fakesnow.fakes import FakeSnowflakeConnection
+
+    from embedded_snowflake.server import EmbeddedSnowflake
+
+ACCOUNT = "EMBEDDED"
+REGION = "LOCAL"
+VERSION = "10.0.0"
+PRESIGNED_URL_SECONDS = 3600
+_HASH_MODULUS = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Context:
+    """Who asks."""
+
+    server: EmbeddedSnowflake
+    connection: FakeSnowflakeConnection
+
+
+Rule = Callable[[Expression, Context], Expression]
+
+
+def translate(expression: Expression, context: Context) -> Expression:
+    """``expression`` with every rule applied to every node of it."""
+    _name_columns(expression)
+    return expression.transform(lambda node: _translate_node(node, context), copy=False)
+
+
+def _translate_node(node: Expression, context: Context) -> Expression:
+    for rule in _RULES:
+        node = rule(node, context)
+    return node
+
+
+def _name_columns(expression: Expression) -> None:
+    """Snowflake names a column without an alias by its text in upper case; DuckDB has names of its own."""
+    for select in expression.find_all(exp.Select):
+        projections = select.expressions
+        for position, projection in enumerate(projections):
+            if _needs_name(projection):
+                text = projection.sql(dialect="snowflake", comments=False).upper()
+                projections[position] = exp.alias_(projection.copy(), exp.to_identifier(text, quoted=True), copy=False)
+        select.set("expressions", projections)
+
+
+def _needs_name(projection: Expression) -> bool:
+    named = (exp.Column, exp.Alias, exp.Aliases, exp.Star, exp.Dot, exp.Placeholder, exp.Parameter)
+    return not isinstance(projection, named) and not projection.find(exp.Star, exp.Aliases, exp.Parameter)
+
+
+# -- who and where ------------------------------------------------------------------------------------------------------
+
+
+def _context_function(node: Expression, context: Context) -> Expression:
+    session, connection = sessions.of(context.connection), context.connection
+    user = context.server.configuration.user.upper()
+    values: dict[type, object] = {
+        exp.CurrentWarehouse: session.warehouse,
+        exp.CurrentRole: session.role,
+        exp.CurrentUser: user,
+        exp.CurrentAccount: ACCOUNT,
+        exp.CurrentAccountName: ACCOUNT,
+        exp.CurrentOrganizationName: ACCOUNT,
+        exp.CurrentRegion: REGION,
+        exp.CurrentSession: str(session.number),
+        exp.CurrentDatabase: connection.database if connection.database_set else None,
+        exp.CurrentSchema: connection.schema if connection.schema_set else None,
+        exp.CurrentVersion: VERSION,
+        exp.CurrentClient: "",
+    }
+    if type(node) in values:
+        return _literal(values[type(node)])
+    if isinstance(node, exp.CurrentAvailableRoles):
+        return exp.Literal.string('["' + '", "'.join(sessions.SYSTEM_ROLES) + '"]')
+    name = node.name.upper() if isinstance(node, exp.Anonymous) else ""
+    if name == "LAST_QUERY_ID":
+        return _literal(last_query_id(node, session))
+    named = {"CURRENT_IP_ADDRESS": "127.0.0.1", "CURRENT_SECONDARY_ROLES": ""}
+    return _literal(named[name]) if name in named else node
+
+
+def last_query_id(node: exp.Anonymous, session: sessions.Session) -> str | None:
+    """The id that LAST_QUERY_ID([n]) stands for: n counts from the last (-1) or from the first (1) statement."""
+    position = int(node.expressions[0].sql()) if node.expressions else -1
+    index = position if position < 0 else position - 1
+    try:
+        return session.query_ids[index]
+    except IndexError:
+        return None
+
+
+def _literal(value: object) -> Expression:
+    return exp.cast(exp.null(), "VARCHAR") if value is None else exp.Literal.string(str(value))
+
+
+# -- functions ------------------------------------------------------------------------------------------------------------
+
+
+def _width_bucket(node: Expression, _: Context) -> Expression:
+    if not isinstance(node, exp.WidthBucket):
+        return node
+    value, low, high, count = (
+        f"CAST({part.sql(dialect='snowflake')} AS DOUBLE)"
+        for part in (node.this, node.args["min_value"], node.args["max_value"], node.args["num_buckets"])
+    )
+    sql = (
+        f"CASE WHEN {value} IS NULL THEN NULL WHEN {value} < {low} THEN 0 WHEN {value} >= {high} THEN {count} + 1 "
+        f"ELSE FLOOR(({value} - {low}) / ({high} - {low}) * {count}) + 1 END"
+    )
+    return exp.maybe_parse(f"CAST({sql} AS BIGINT)", dialect="snowflake")
+
+
+def _hash(node: Expression, _: Context) -> Expression:
+    """HASH and HASH_AGG: not Snowflake's numbers, but as good a fingerprint. HASH_AGG counts rows that are equal."""
+    is_plain = isinstance(node, exp.Anonymous) and node.name.upper() == "HASH"
+    if not (is_plain or isinstance(node, exp.HashAgg)):
+        return node
+    arguments = list(node.expressions) if is_plain else [node.this, *node.expressions]
+    if any(isinstance(argument, exp.Star) for argument in arguments):
+        arguments = [exp.column(name) for name in _sources(node)]
+    hashed = exp.cast(exp.Anonymous(this="HASH", expressions=arguments), "INT128")
+    total = hashed if is_plain else exp.Coalesce(this=exp.Sum(this=hashed), expressions=[exp.Literal.number(0)])
+    return exp.cast(exp.Mod(this=exp.paren(total), expression=exp.Literal.number(_HASH_MODULUS)), "BIGINT")
+
+
+def _sources(node: Expression) -> list[str]:
+    select = node.find_ancestor(exp.Select)
+    tables = [select.args["from_"].this, *(join.this for join in select.args.get("joins") or [])] if select else []
+    return [table.alias_or_name for table in tables]
+
+
+def _presigned_url(node: Expression, context: Context) -> Expression:
+    """GET_PRESIGNED_URL(@stage, path [, seconds])"""
+    if not (isinstance(node, exp.Anonymous) and node.name.upper() == "GET_PRESIGNED_URL"):
+        return node
+    stage, path, *seconds = node.expressions
+    spelled = stage.name if isinstance(stage, exp.Literal) else stage.sql(dialect="snowflake")
+    location = stages.resolve(context.server, context.connection, f"@{spelled.lstrip('@$')}")
+    arguments = [
+        exp.Literal.string(str(location.stage.directory)),
+        path,
+        exp.cast(seconds[0] if seconds else exp.Literal.number(PRESIGNED_URL_SECONDS), "DOUBLE"),
+    ]
+    return exp.Anonymous(this="_PRESIGNED_URL", expressions=arguments)
+
+
+def _system_function(node: Expression, _: Context) -> Expression:
+    if (
+        isinstance(node, exp.Anonymous)
+        and node.name.upper().startswith("SYSTEM$")
+        and node.name.upper() != "SYSTEM$TYPEOF"
+    ):
+        raise unsupported(f"function {node.name.upper()}")
+    return node
+
+
+_RULES: tuple[Rule, ...] = (_context_function, _width_bucket, _hash, _presigned_url, _system_function)
+
+
+def unknown_function(name: str) -> ProgrammingError:
+    """Snowflake's 2140, with the words by which a refusal of this server is known."""
+    return ProgrammingError(
+        msg=f"SQL compilation error:\nUnknown function {name.upper()}; unsupported on the embedded server: function {name.upper()}",
+        errno=2140,
+        sqlstate="42601",
+    )
