@@ -217,7 +217,11 @@ def _lines(stream: IO[bytes], file: _File, longest: int) -> Iterator[_Line]:
         file.line += 1
         if offset == 0:
             raw = raw.removeprefix(UTF8_MARK)
-        yield _line(file.line, raw.removesuffix(b"\n"), characters, whole, offset)
+        if whole:
+            yield _line(file.line, raw.removesuffix(b"\n"), characters, offset)
+        else:
+            problem = f"a line of {characters} characters: expected at most {file.limits.review_characters} in a review"
+            yield _Line(file.line, raw.decode(errors="ignore"), characters, problem)
         offset += size
 
 
@@ -232,9 +236,7 @@ def _skip_line(stream: IO[bytes], piece: int) -> tuple[int, int]:
     return size, characters
 
 
-def _line(number: int, raw: bytes, characters: int, whole: bool, offset: int) -> _Line:
-    if not whole:
-        return _Line(number, raw.decode(errors="ignore"), characters, f"a line of {characters} characters")
+def _line(number: int, raw: bytes, characters: int, offset: int) -> _Line:
     try:
         return _Line(number, raw.decode(), characters)
     except UnicodeDecodeError as error:
@@ -332,7 +334,8 @@ class _TextRecord:
         self.lines.append(line)
         if line.text.rstrip().endswith('"'):
             self.closed = len(self.lines)
-        if self.characters <= self.limits.review_characters + len(self.lines) + 2:
+        if self.characters <= 2 * self.limits.review_characters + 1024:
+            # Near the limit it is the finished text that counts: quotes, line ends and blanks after it are in here too.
             return
         if 0 < self.closed < len(self.lines):
             yield from self.finish()
@@ -482,6 +485,8 @@ def _csv_reason(error: Exception, taken: list[_Line]) -> str:
         return str(error)
     if "unexpected end of data" in str(error):
         return "a quote is not closed: expected a quote at the end of the text"
+    if "new-line character" in str(error):
+        return "a carriage return without a line feed outside of quotes: expected lines that end in LF or CRLF"
     where = f" (read on to line {taken[-1].number})" if len(taken) > 1 else ""
     return f"not CSV: {error}{where}; expected quotes inside a quoted text to be doubled"
 
