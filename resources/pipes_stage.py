@@ -74,6 +74,11 @@ class StageMessageReader(dg.PipesMessageReader):
         self.exception: PipesException | None = None
         """The exception with which the job closed its Pipes session, if it did."""
 
+    @property
+    def expected_writer_count(self) -> int:
+        """One, the entry point on the first node. Dagster's own property warns at every use that it may change."""
+        return 1
+
     @contextmanager
     def read_messages(self, handler: PipesMessageHandler) -> Iterator[PipesParams]:
         self._handler = handler

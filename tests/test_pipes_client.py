@@ -21,6 +21,7 @@ from conftest import start_embedded, stop_embedded
 from dagster_pipes import PipesMessage
 from hypothesis import given
 from hypothesis import strategies as st
+from snowflake.connector.errors import OperationalError
 
 from customer_insights.jobs.pipes_stage_writer import StageMessageChannel, get_bytes, put_bytes
 from resources.errors import (
@@ -32,6 +33,7 @@ from resources.errors import (
 )
 from resources.job_logs import SKIPPED, LogFollower
 from resources.job_payload import MARKER, Payload, upload_once
+from resources.job_submission import submit
 from resources.pipes_stage import list_files
 from resources.snowflake import ReconnectingSession, SnowflakeConnection
 from resources.snowflake_jobs import PipesSnowflakeJobClient, Polling
@@ -195,6 +197,44 @@ def test_a_job_that_runs_too_long_is_cancelled(embedded, run, instance):
     job_id = job_tag(instance, result.run_id)
     assert job_id
     assert job_status(embedded, job_id) == "CANCELLED"
+
+
+def jobs_of(embedded, run_id: str) -> list[str]:
+    rows = embedded.session().sql("SHOW JOB SERVICES IN SCHEMA HOL_DB.HOL_SCHEMA").collect()
+    return [f"HOL_DB.HOL_SCHEMA.{row['name']}" for row in rows if run_id in (row["comment"] or "")]
+
+
+def after_submitting(monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]) -> None:
+    """Let ``then`` happen after a job was submitted and before its answer is known."""
+
+    def submit_and_lose_the_answer(session, submission):
+        submit(session, submission)
+        then()
+
+    monkeypatch.setattr("resources.job_watch.submit", submit_and_lose_the_answer)
+
+
+def test_a_lost_answer_to_a_submission_submits_nothing_twice(embedded, run, instance, monkeypatch):
+    def lose() -> None:
+        raise OperationalError(msg="no answer", errno=250003)
+
+    after_submitting(monkeypatch, lose)
+    result = run("sleep", run_timeout=0.1)
+    assert "run_timeout" in step_error(result)
+    assert jobs_of(embedded, result.run_id) == [job_tag(instance, result.run_id)]
+
+
+def test_a_cancel_while_submitting_leaves_no_job_behind(embedded, run, instance, monkeypatch):
+    def interrupt() -> None:
+        (record,) = instance.get_run_records()
+        instance.report_run_canceling(record.dagster_run)
+        raise dg.DagsterExecutionInterruptedError
+
+    after_submitting(monkeypatch, interrupt)
+    result = run("sleep")
+    (job_id,) = jobs_of(embedded, result.run_id)
+    assert job_status(embedded, job_id) == "CANCELLED"
+    assert not result.success
 
 
 @pytest.fixture
@@ -451,7 +491,7 @@ def test_a_server_that_restarts_is_waited_for(tmp_path: Path):
         lambda: Session.builder.configs({**options, "network_timeout": 5}).create(), patience_seconds=60
     )
 
-    def five() -> int:
+    def five() -> Any:
         return snowflake.call(lambda session: session.sql("SELECT 5 AS N").collect()[0]["N"])
 
     assert five() == 5
