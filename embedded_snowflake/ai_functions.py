@@ -7,15 +7,17 @@ Cortex's other functions are refused by name. How a model runs belongs in ``infe
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from embedded_snowflake import tokens
 from embedded_snowflake.errors import unsupported
 from embedded_snowflake.inference_process import InferenceError, InferenceProcess
-from embedded_snowflake.server import EmbeddedSnowflake
 from embedded_snowflake.statements import Query, at_start, rewriter
+
+if TYPE_CHECKING:
+    from embedded_snowflake.server import EmbeddedSnowflake
 
 # Documented functions of Cortex that are not served: https://docs.snowflake.com/en/user-guide/snowflake-cortex/aisql
 REFUSED = frozenset(
