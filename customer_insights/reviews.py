@@ -584,8 +584,8 @@ def _parquet(stream: IO[bytes], file: _File) -> Iterator[Review | Reject]:
             plain.seek(0)
             stream = plain
         try:
-            yield from _parquet_rows(pq.ParquetFile(stream), file)
-        except (pa.ArrowException, OSError) as error:
+            yield from _parquet_rows(pq.ParquetFile(stream, page_checksum_verification=True), file)
+        except (pa.ArrowException, OSError, ValueError, LookupError, OverflowError) as error:
             raise _UnreadableError(f"broken or truncated Parquet: {str(error)[:200]}") from None
 
 
