@@ -15,21 +15,22 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
 from fakesnow import transforms
 from fakesnow.cursor import FakeSnowflakeCursor
-from fakesnow.dialect import parse_one
+from fakesnow.dialect import parse
 from fakesnow.statement_type import SELECT, statement_type_id
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.expressions import Expression
 
-from embedded_snowflake import copying, sessions, sql_functions, stage_queries, stages
-from embedded_snowflake.errors import ProgrammingError, from_engine, unsupported
+from embedded_snowflake import copying, descriptions, models, names, sessions, sql_functions, stage_queries, stages
+from embedded_snowflake.descriptions import Described
+from embedded_snowflake.errors import ProgrammingError, does_not_exist, from_engine, unsupported
 from embedded_snowflake.names import Name
 from embedded_snowflake.results import Result
 from embedded_snowflake.sessions import Session
@@ -55,7 +56,6 @@ _KINDS = {
     "DATABASE",
     "SEQUENCE",
     "FILE FORMAT",
-    "FUNCTION",
     "TAG",
     "USER",
     "SESSION",
@@ -63,9 +63,14 @@ _KINDS = {
 }
 _UNSERVED_TABLES = (exp.DynamicProperty, exp.ExternalProperty, exp.IcebergProperty, exp.MaterializedProperty)
 _SHOWN = (
-    "COLUMNS DATABASES FUNCTIONS OBJECTS PARAMETERS PROCEDURES SCHEMAS SEQUENCES TABLES TERSE USERS VIEWS".split()
-    + ["FILE FORMATS", "PRIMARY KEYS", "UNIQUE KEYS", "IMPORTED KEYS"]
+    "COLUMNS DATABASES FUNCTIONS OBJECTS PROCEDURES SCHEMAS SEQUENCES TABLES TERSE VIEWS".split() + ["FILE FORMATS"]
 )
+_SERVED = (
+    *(exp.Query, *_DML, *_DDL, exp.Show, exp.Describe, exp.Use, exp.Set, exp.Command),
+    # fakesnow reads UNSET name as an alias.
+    *(exp.Transaction, exp.Commit, exp.Rollback, exp.Alias),
+)
+_TABLE_FUNCTIONS = {"RESULT_SCAN", "INFER_SCHEMA", "GENERATOR", "FLATTEN", "SPLIT_TO_TABLE"}
 _COMMANDS = {"SET", "UNSET", "EXPLAIN"}
 
 
@@ -77,7 +82,11 @@ class Cursor(FakeSnowflakeCursor):
 
     def translated(self, expression: Expression, binds: list[Any] | None) -> Expression:
         """The statement in DuckDB's words; ``binds`` loses those that named objects."""
-        return self._transform(expression, binds)
+        transformed = self._transform(expression, binds)
+        for identifier in transformed.find_all(exp.Identifier):
+            if not identifier.quoted and identifier.name.upper() in _reserved_words():
+                identifier.set("quoted", True)
+        return transformed
 
     def run(self, expression: Expression, binds: list[Any] | None) -> None:
         """Run a statement; its rows are this cursor's table."""
@@ -95,7 +104,7 @@ class Cursor(FakeSnowflakeCursor):
 
 @dataclass(frozen=True)
 class Run:
-    """One statement on its way."""
+    """One statement on its way. ``described`` is what a CREATE says that DuckDB is not told."""
 
     server: EmbeddedSnowflake
     connection: FakeSnowflakeConnection
@@ -103,6 +112,7 @@ class Run:
     expression: Expression
     binds: list[Any] | None
     query_id: str
+    described: Described = field(default_factory=Described)
 
     @property
     def duckdb(self) -> duckdb.DuckDBPyConnection:
@@ -194,9 +204,15 @@ def _parsed(sql: str, connection: FakeSnowflakeConnection) -> Expression:
     sql = re.sub(
         r"\A(\s*CREATE\s+(?:OR\s+REPLACE\s+)?)SCOPED\s+TEMP(?:ORARY)?\b", r"\1TEMPORARY", sql, flags=re.IGNORECASE
     )
-    expression = parse_one(sql)
-    _refuse(expression, sql)
-    return expression
+    statements = [parsed for parsed in parse(sql) if parsed and not isinstance(parsed, exp.Semicolon)]
+    if len(statements) != 1:
+        raise ProgrammingError(
+            msg=f"Actual statement count {len(statements)} did not match the desired statement count 1.",
+            errno=8,
+            sqlstate="0A000",
+        )
+    _refuse(statements[0], sql)
+    return statements[0]
 
 
 def _with_variables(sql: str, connection: FakeSnowflakeConnection) -> str:
@@ -222,12 +238,12 @@ def _refuse(expression: Expression, sql: str) -> None:
             raise unsupported(f"CREATE {type(unserved).__name__.removesuffix('Property').upper()} {kind}")
     if isinstance(expression, exp.Show) and expression.name.upper() not in _SHOWN:
         raise unsupported(_words(sql))
-    if isinstance(expression, (exp.Grant, exp.Revoke, exp.Use)) and not _is_use(expression):
+    if not isinstance(expression, _SERVED):
         raise unsupported(_words(sql))
-
-
-def _is_use(expression: Expression) -> bool:
-    return isinstance(expression, exp.Use)
+    for source in expression.find_all(exp.TableFromRows):
+        name = source.this.name.upper() if isinstance(source.this, exp.Anonymous) else ""
+        if name and name not in _TABLE_FUNCTIONS:
+            raise unsupported(f"table function {name}")
 
 
 def _words(sql: str) -> str:
@@ -257,15 +273,25 @@ def _words(sql: str) -> str:
 def _prepared(run: Run) -> Run:
     """The statement with names resolved and Snowflake's own functions translated."""
     binds = run.binds
-    expression = run.expression.transform(lambda node: transforms.identifier(node, binds))
+    expression = run.expression.transform(lambda node: _identified(node, binds))
     _scan_results(run, expression)
     expression = sql_functions.translate(expression, sql_functions.Context(run.server, run.connection))
-    for identifier in expression.find_all(exp.Identifier):
-        if not identifier.quoted and identifier.name.upper() in _reserved_words():
-            identifier.replace(exp.to_identifier(identifier.name.upper(), quoted=True))
     for table in list(expression.find_all(exp.Table)):
         _resolve_temporary(run, table)
-    return replace(run, expression=expression)
+    described = run.described
+    if isinstance(expression, exp.Create) and str(expression.kind).upper() in ("TABLE", "VIEW"):
+        described = descriptions.take_out(expression)
+    return replace(run, expression=expression, described=described)
+
+
+def _identified(node: Expression, binds: Any) -> Expression:
+    """IDENTIFIER(...) as the object it names."""
+    found = transforms.identifier(node, binds)
+    if found is node or '"."' not in found.name:
+        return found
+    # fakesnow takes a name whose parts are all quoted for one part.
+    parts = [exp.to_identifier(part, quoted=True) for part in found.name.split('"."')]
+    return exp.Table(**dict(zip(("this", "db", "catalog"), reversed(parts), strict=False)))
 
 
 @functools.cache
@@ -310,7 +336,7 @@ def _resolve_temporary(run: Run, table: exp.Table) -> None:
 
 @contextlib.contextmanager
 def _stages_bound(run: Run) -> Iterator[None]:
-    bound = stage_queries.bind(run.server, run.connection, run.expression)
+    bound = stage_queries.bind(run.server, run.connection, run.expression, run.binds)
     try:
         yield
     finally:
@@ -410,11 +436,16 @@ def _run(run: Run) -> Result:
             return _merge(run, type_id)
         if isinstance(expression, exp.Copy):
             return _copy(run, type_id)
+        if isinstance(expression, exp.Drop) and str(expression.kind).upper() == "DATABASE":
+            return _drop_database(run, expression)
         cursor = Cursor(run.connection)
-        with _atomic(run) if isinstance(expression, (*_DML, exp.Create)) and _is_several(cursor, run) else _as_it_is():
-            cursor.run(expression, run.binds)
-        result = cursor.result(type_id)
-        _after(run)
+        # What is recorded of tables is in a database of its own: two CREATEs at once would meet there.
+        is_brief = isinstance(expression, _DDL) and not expression.find(exp.Query)
+        with run.server.lock if is_brief else contextlib.nullcontext():
+            with _atomic(run) if _is_several(cursor, run) else contextlib.nullcontext():
+                cursor.run(expression, run.binds)
+                result = _filtered(expression, cursor.result(type_id))
+            _after(run)
         return result
     finally:
         if not run.in_transaction:
@@ -422,16 +453,22 @@ def _run(run: Run) -> Result:
 
 
 def _is_several(cursor: Cursor, run: Run) -> bool:
-    return len(cursor._transform_explode(run.expression.copy())) > 1
+    return isinstance(run.expression, _DML) and len(cursor._transform_explode(run.expression.copy())) > 1
 
 
 def _is_temporary(run: Run, expression: Expression) -> bool:
     return isinstance(expression, exp.Create) and str(expression.kind).upper() == "FILE FORMAT"
 
 
-@contextlib.contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield
+def _filtered(expression: Expression, result: Result) -> Result:
+    """A SHOW's rows by its LIKE, which fakesnow heeds for some kinds only."""
+    like = expression.args.get("like") if isinstance(expression, exp.Show) else None
+    column = "column_name" if expression.name.upper() == "COLUMNS" else "name"
+    if not isinstance(like, exp.Literal) or column not in result.table.column_names:
+        return result
+    pattern = names.like_pattern(like.name)
+    keep = [bool(pattern.fullmatch(name)) for name in result.table.column(column).to_pylist()]
+    return replace(result, table=result.table.filter(pa.array(keep, pa.bool_())))
 
 
 @contextlib.contextmanager
@@ -555,27 +592,68 @@ def _after(run: Run) -> None:
         if (table := expression.find(exp.Table)) and (name := _name(run, table)):
             known = run.session.temporary_formats if kind == "FILE FORMAT" else run.session.temporary_tables
             known.add(name)
+            if kind in ("TABLE", "VIEW"):
+                descriptions.remember(run.server, run.duckdb, name, run.described, True, kind == "VIEW")
+    elif isinstance(expression, exp.Create) and kind in ("TABLE", "VIEW"):
+        if (table := expression.find(exp.Table)) and (name := _name(run, table)):
+            descriptions.remember(run.server, run.duckdb, name, run.described, False, kind == "VIEW")
+    elif isinstance(expression, exp.Create) and kind == "DATABASE":
+        _enter_database(run, expression)
     elif isinstance(expression, exp.Drop) and kind in ("TABLE", "VIEW"):
         if (table := expression.find(exp.Table)) and (name := _name(run, table)):
+            if name not in run.session.temporary_tables:
+                descriptions.forget(run.server, name)
             run.session.temporary_tables.discard(name)
-    elif isinstance(expression, exp.Drop) and kind in ("SCHEMA", "DATABASE"):
-        _forget_container(run, expression, kind)
+    elif isinstance(expression, exp.Drop) and kind == "SCHEMA":
+        database, schema = _schema_name(run, expression)
+        stages.drop_all_in(run.server, database, schema)
+        models.drop_all_in(run.server, database, schema)
+    elif isinstance(expression, exp.Alter) and (renamed := expression.find(exp.AlterRename)):
+        old, new = _name(run, expression.this), _name(run, renamed.this)
+        if old and new:
+            descriptions.rename(run.server, old, new)
     elif isinstance(expression, exp.TruncateTable):
         for table in expression.expressions:
             if name := _name(run, table):
                 copying.remove_history(run.duckdb, name.database, name.schema, name.name)
 
 
-def _forget_container(run: Run, expression: exp.Drop, kind: str) -> None:
+def _schema_name(run: Run, expression: Expression) -> tuple[str, str]:
     table = expression.find(exp.Table)
-    if not table:
-        return
-    parts = [
-        part.name if part.quoted else part.name.upper() for part in table.parts if isinstance(part, exp.Identifier)
-    ]
-    if kind == "DATABASE":
-        stages.drop_all_in(run.server, parts[-1])
-        run.server.forget_database(parts[-1])
-    else:
-        database = parts[-2] if len(parts) > 1 else run.connection.database
-        stages.drop_all_in(run.server, str(database), parts[-1])
+    parts = [_stored(part) for part in table.parts if isinstance(part, exp.Identifier)] if table else []
+    database = parts[-2] if len(parts) > 1 else str(run.connection.database)
+    return database, parts[-1] if parts else ""
+
+
+def _stored(identifier: exp.Identifier) -> str:
+    return identifier.name if identifier.quoted else identifier.name.upper()
+
+
+def _enter_database(run: Run, expression: exp.Create) -> None:
+    """A database has a schema PUBLIC from the start, and the session that creates it is in it."""
+    identifier = expression.find(exp.Identifier)
+    assert identifier
+    database = _stored(identifier)
+    run.duckdb.execute(f'CREATE SCHEMA IF NOT EXISTS "{database}"."PUBLIC"')
+    Cursor(run.connection).run(exp.maybe_parse(f'USE SCHEMA "{database}"."PUBLIC"', dialect="snowflake"), None)
+
+
+def _drop_database(run: Run, expression: exp.Drop) -> Result:
+    identifier = expression.find(exp.Identifier)
+    assert identifier
+    database = _stored(identifier)
+    attached = run.duckdb.execute("SELECT 1 FROM duckdb_databases() WHERE database_name = ?", [database]).fetchone()
+    if not attached and not expression.args.get("exists"):
+        raise does_not_exist("Database", database)
+    if attached:
+        if run.connection.database == database:
+            # DuckDB does not detach what a connection is in.
+            run.duckdb.execute("USE memory")
+            run.connection.database = run.connection._schema = None
+            run.connection.database_set = run.connection.schema_set = False
+        run.duckdb.execute(f'DETACH "{database}"')
+        stages.drop_all_in(run.server, database)
+        models.drop_all_in(run.server, database)
+        run.server.forget_database(database)
+    message = f"{database} successfully dropped." if attached else "Drop statement executed successfully."
+    return Result.of(pa.table({"status": [message]}), type_id=statement_type_id(expression))

@@ -152,6 +152,7 @@ def _scope(
 
 
 def like_pattern(pattern: str) -> re.Pattern[str]:
+    """The regular expression of a LIKE pattern, which ignores case as SHOW does."""
     translated = re.sub(
         r"\\(.)|([%_])|(.)",
         lambda match: (

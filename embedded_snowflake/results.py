@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from fakesnow.arrow import to_ipc, to_sf
 from fakesnow.rowtype import ColumnInfo, describe_as_rowtype, duckdb_to_sf_type
 from fakesnow.statement_type import DML_TYPE_IDS, SELECT
@@ -163,6 +164,20 @@ def document(result: Result, connection: FakeSnowflakeConnection, describe_only:
         ]
         data |= {"queryResultFormat": "json", "rowset": [list(row) for row in zip(*written, strict=True)]}
     else:
-        encoded = b64encode(to_ipc(to_sf(result.table, rowtype))).decode() if result.table.num_rows else ""
+        encoded = b64encode(to_ipc(_for_clients(result.table, rowtype))).decode() if result.table.num_rows else ""
         data |= {"queryResultFormat": "arrow", "rowsetBase64": encoded}
     return {"data": data, "success": True}
+
+
+def _for_clients(table: pa.Table, rowtype: list[ColumnInfo]) -> pa.Table:
+    """The rows in Snowflake's Arrow layout. fakesnow makes 1970-01-01 of a timestamp that is NULL; here it stays NULL."""
+    written = to_sf(table, rowtype)
+    for position, column in enumerate(table.columns):
+        if not (pa.types.is_timestamp(column.type) and column.null_count):
+            continue
+        struct = written.column(position).combine_chunks()
+        parts = [pc.fill_null(struct.field(index), 0) for index in range(struct.type.num_fields)]
+        missing = pc.is_null(column.combine_chunks())
+        masked = pa.StructArray.from_arrays(parts, fields=list(struct.type), mask=missing)
+        written = written.set_column(position, written.schema.field(position), masked)
+    return written

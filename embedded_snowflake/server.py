@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # The modules whose import fills the table of served statements; the first pattern that matches wins.
-CONCERNS = ("dialect", "sessions", "stages", "compute_pools", "jobs", "models", "model_inference", "ai_functions")
+CONCERNS = ("dialect", "sessions", "stages", "stage_queries", "descriptions", "compute_pools", "jobs", "models", "model_inference", "ai_functions")
 
 THREADS = 400
 
@@ -185,8 +185,6 @@ class EmbeddedSnowflake:
             "masterValidityInSeconds": int(sessions.IDLE_SECONDS),
             "validityInSeconds": int(sessions.IDLE_SECONDS),
         }
-        # Without a master token the connector's close() ends no session, and the client tries again as Python exits.
-        document["data"]["masterToken"] = document["data"]["token"]
         document["data"]["sessionInfo"] |= {"warehouseName": session.warehouse, "roleName": session.role}
         sessions.end_idle(self)
         return document

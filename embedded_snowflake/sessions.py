@@ -44,6 +44,7 @@ declare(
 OWNER = "SYSADMIN"
 SYSTEM_ROLES = ("ACCOUNTADMIN", "ORGADMIN", "PUBLIC", "SECURITYADMIN", "SYSADMIN", "USERADMIN")
 REMEMBERED_QUERIES = 200
+STARTING_PARAMETERS = {"AUTOCOMMIT": "true", "QUERY_TAG": "", "TIMEZONE": "Etc/UTC"}
 IDLE_SECONDS = 4 * 3600.0
 
 
@@ -174,6 +175,31 @@ def unset_parameters(request: Statement) -> Answer:
     for key in re.split(r"[\s,]+", (request.group("keys") or "").strip()):
         of(request.connection).parameters.pop(key.upper(), None)
     return status("Statement executed successfully.")
+
+
+@statement(rf"SHOW PARAMETERS{SHOW_TAIL}")
+def show_parameters(request: Statement) -> Answer:
+    """SHOW PARAMETERS [LIKE pattern]: what this session has set, and the few that it has from the start"""
+    tail = request.match
+    like = tail.group("like")
+    wanted = names.like_pattern(names.first_bind(request.binds) if like == "?" else names.text(like)) if like else None
+    own = of(request.connection).parameters
+    known = {**STARTING_PARAMETERS, **own}
+    answer = [
+        (key, value, STARTING_PARAMETERS.get(key, ""), "SESSION" if key in own else "", "", "STRING")
+        for key, value in sorted(known.items())
+        if not wanted or wanted.fullmatch(key)
+    ]
+    return rows(["key", "value", "default", "level", "description", "type"], answer)
+
+
+@statement(rf"SHOW USERS{SHOW_TAIL}")
+def show_users(request: Statement) -> Answer:
+    """SHOW USERS: the one user"""
+    name = request.server.configuration.user.upper()
+    return rows(["name", "login_name", "display_name", "disabled", "default_role", "owner"], [
+        (name, name, name, "false", OWNER, OWNER)
+    ])
 
 
 # -- warehouses ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ What changes a statement's semantics (transactions, MERGE, stages) belongs in ``
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -63,7 +64,7 @@ def _name_columns(expression: Expression) -> None:
 
 def _needs_name(projection: Expression) -> bool:
     named = (exp.Column, exp.Alias, exp.Aliases, exp.Star, exp.Dot, exp.Placeholder, exp.Parameter)
-    return not isinstance(projection, named) and not projection.find(exp.Star, exp.Aliases, exp.Parameter)
+    return not isinstance(projection, named) and not projection.find(exp.Aliases, exp.Parameter)
 
 
 # -- who and where ------------------------------------------------------------------------------------------------------
@@ -109,6 +110,68 @@ def last_query_id(node: exp.Anonymous, session: sessions.Session) -> str | None:
 
 def _literal(value: object) -> Expression:
     return exp.cast(exp.null(), "VARCHAR") if value is None else exp.Literal.string(str(value))
+
+
+def _values_column(node: Expression, _: Context) -> Expression:
+    """$1 of VALUES or of a query is its first column."""
+    if not (isinstance(node, exp.Parameter) and isinstance(node.this, exp.Literal) and node.this.name.isdigit()):
+        return node
+    select = node.find_ancestor(exp.Select)
+    source = select.args["from_"].this if select and select.args.get("from_") else None
+    number = int(node.this.name)
+    if isinstance(source, exp.Values):
+        alias = source.args.get("alias")
+        columns = alias.args.get("columns") if alias else None
+        return exp.column(columns[number - 1].copy() if columns else exp.to_identifier(f"COLUMN{number}", quoted=True))
+    if isinstance(source, exp.Subquery):
+        inner = source.this.selects if isinstance(source.this, exp.Query) else []
+        if number <= len(inner) and inner[number - 1].alias_or_name not in ("", "*"):
+            return exp.column(exp.to_identifier(inner[number - 1].alias_or_name, quoted=_is_quoted(inner[number - 1])))
+    return node
+
+
+def _is_quoted(projection: Expression) -> bool:
+    identifier = projection.args.get("alias") or projection.this
+    return isinstance(identifier, exp.Identifier) and identifier.quoted
+
+
+def _date_arithmetic(node: Expression, _: Context) -> Expression:
+    """A date plus days is a date; DuckDB makes a timestamp of it."""
+    if not isinstance(node, (exp.DateAdd, exp.DateSub, exp.DateTrunc, exp.TimestampTrunc)) or not _is_date(node):
+        return node
+    unit = str(node.args.get("unit") or "").upper().strip("'")
+    if any(word in unit for word in ("HOUR", "MINUTE", "SECOND")):
+        return node
+    return exp.cast(node.copy(), "DATE")
+
+
+def _is_date(node: Expression | None) -> bool:
+    if isinstance(node, exp.CurrentDate):
+        return True
+    if isinstance(node, exp.Cast):
+        return node.to.is_type("date")
+    if isinstance(node, (exp.DateAdd, exp.DateSub, exp.DateTrunc, exp.TimestampTrunc, exp.Paren)):
+        return _is_date(node.this)
+    return False
+
+
+def _any_order(node: Expression, _: Context) -> Expression:
+    """ROW_NUMBER() OVER (ORDER BY SEQ8()), as Snowpark numbers rows: any order will do. SEQ8 is a window itself here."""
+    order = node.args.get("order") if isinstance(node, exp.Window) else None
+    if order and all(re.fullmatch("seq[1248]", key.this.key) for key in order.expressions):
+        node.set("order", None)
+    return node
+
+
+def _share(node: Expression, _: Context) -> Expression:
+    """RATIO_TO_REPORT(x) OVER (...) is x / SUM(x) OVER (...)"""
+    function = node.this if isinstance(node, exp.Window) else None
+    if not (isinstance(function, exp.Anonymous) and function.name.upper() == "RATIO_TO_REPORT"):
+        return node
+    (value,) = function.expressions
+    total = node.copy()
+    total.set("this", exp.Sum(this=value.copy()))
+    return exp.Div(this=exp.cast(value.copy(), "DOUBLE"), expression=total)
 
 
 # -- functions ------------------------------------------------------------------------------------------------------------
@@ -172,7 +235,10 @@ def _system_function(node: Expression, _: Context) -> Expression:
     return node
 
 
-_RULES: tuple[Rule, ...] = (_context_function, _width_bucket, _hash, _presigned_url, _system_function)
+_RULES: tuple[Rule, ...] = (
+    *(_context_function, _values_column, _date_arithmetic, _any_order, _width_bucket, _share, _hash, _presigned_url),
+    _system_function,
+)
 
 
 def unknown_function(name: str) -> ProgrammingError:

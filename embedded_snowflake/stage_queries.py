@@ -141,20 +141,34 @@ class Bound:
             self.connection.unregister(table)
 
 
-def bind(server: EmbeddedSnowflake, connection: FakeSnowflakeConnection, expression: Expression) -> Bound:
-    """Put a view in the place of every stage that ``expression`` reads from."""
+def bind(
+    server: EmbeddedSnowflake,
+    connection: FakeSnowflakeConnection,
+    expression: Expression,
+    binds: list[Any] | dict[str, Any] | None = None,
+) -> Bound:
+    """Put a view in the place of every stage that ``expression`` reads from; ``binds`` loses those that named one."""
     bound = Bound(connection._duck_conn, [], [])
     try:
         for table in list(expression.find_all(exp.Table)):
             spelled = _stage_of(table)
-            if spelled and not isinstance(table.parent, (exp.Copy, exp.Put)):
+            if spelled and not _is_copied(table):
                 _bind_one(server, connection, table, spelled, bound)
         for source in list(expression.find_all(exp.TableFromRows)):
-            _bind_function(server, connection, source, bound)
+            _bind_function(server, connection, source, bound, binds)
     except BaseException:
         bound.release()
         raise
     return bound
+
+
+def _is_copied(table: exp.Table) -> bool:
+    """Whether the stage is the target or the source of a COPY, which reads and writes stages by itself."""
+    copy = table.find_ancestor(exp.Copy)
+    if copy is None:
+        return False
+    unloads = isinstance(copy.this, exp.Table) and _stage_of(copy.this) is not None
+    return table is copy.this or not unloads
 
 
 def _stage_of(table: exp.Table) -> str | None:
@@ -232,7 +246,11 @@ def _parquet_column(extract: exp.JSONExtract, read: Reader) -> Expression | None
 
 
 def _bind_function(
-    server: EmbeddedSnowflake, connection: FakeSnowflakeConnection, source: exp.TableFromRows, bound: Bound
+    server: EmbeddedSnowflake,
+    connection: FakeSnowflakeConnection,
+    source: exp.TableFromRows,
+    bound: Bound,
+    binds: list[Any] | dict[str, Any] | None,
 ) -> None:
     function = source.this
     if not (isinstance(function, exp.Anonymous) and function.name.upper() == "INFER_SCHEMA"):
@@ -242,8 +260,15 @@ def _bind_function(
         for argument in function.expressions
         if isinstance(argument, exp.Kwarg)
     }
-    location = stages.resolve(server, connection, arguments["LOCATION"].name)
-    file_format = named_format(connection, arguments["FILE_FORMAT"].name)
+    # In the order of the statement, which is that of its binds.
+    given = {
+        key: str(binds.pop(0))
+        if isinstance(value, exp.Placeholder) and isinstance(binds, list) and binds
+        else value.name
+        for key, value in arguments.items()
+    }
+    location = stages.resolve(server, connection, given["LOCATION"])
+    file_format = named_format(connection, given["FILE_FORMAT"])
     table = _inferred(location, file_format)
     name = f"_INFERRED_{id(table)}"
     connection._duck_conn.register(name, table)
