@@ -29,7 +29,12 @@ def statements(settings: Settings) -> list[str]:
         f"CREATE COMPUTE POOL IF NOT EXISTS {validated(settings.compute_pool)} MIN_NODES = 1 "
         f"MAX_NODES = {settings.compute_pool_max_nodes} INSTANCE_FAMILY = {validated(settings.compute_pool_family)} "
         "AUTO_SUSPEND_SECS = 300",
-        *(f"CREATE STAGE IF NOT EXISTS {validated(stage)} DIRECTORY = (ENABLE = TRUE)" for stage in stages),
+        # Presigned URLs, by which jobs read, open the files of stages that Snowflake encrypts, not the client.
+        *(
+            f"CREATE STAGE IF NOT EXISTS {validated(stage)} DIRECTORY = (ENABLE = TRUE) "
+            "ENCRYPTION = (TYPE = 'SNOWFLAKE_SSE')"
+            for stage in stages
+        ),
         *(table.create_ddl() for table in tables.TABLES),
         reviews_view(),
     ]
