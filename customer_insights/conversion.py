@@ -105,7 +105,9 @@ def train(parts: dict[str, pd.DataFrame], threads: int) -> Pipeline:
 
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     columns = ColumnTransformer(
-        [("nominal", encoder, list(NOMINAL_FEATURES)), ("numeric", "passthrough", list(NUMERIC_FEATURES))]
+        [("nominal", encoder, list(NOMINAL_FEATURES)), ("numeric", "passthrough", list(NUMERIC_FEATURES))],
+        # Explanations are named after the columns: without a prefix they are the raw columns' own names.
+        verbose_feature_names_out=False,
     )
     classifier = XGBClassifier(
         objective="binary:logistic",
