@@ -297,6 +297,17 @@ def test_a_version_is_copied_dropped_and_its_files_go(embedded, registry, sessio
     assert set(directory.iterdir()) == before
 
 
+def test_models_go_with_their_schema(embedded, session, model):
+    directory = embedded.home / "data" / "models"
+    before = set(directory.iterdir())
+    session.sql("CREATE SCHEMA HOL_DB.SHORT_LIVED").collect()
+    session.sql("CREATE MODEL HOL_DB.SHORT_LIVED.COPIED WITH VERSION A FROM MODEL HOL_DB.MODELS.CONVERSION").collect()
+    session.sql("DROP SCHEMA HOL_DB.SHORT_LIVED").collect()
+    session.use_schema(f"HOL_DB.{SCHEMA}")
+    assert session.sql("SHOW MODELS LIKE 'COPIED' IN ACCOUNT").collect() == []
+    assert set(directory.iterdir()) == before
+
+
 def test_the_pipeline_comes_back_from_the_registry(model, pipelines):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
