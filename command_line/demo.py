@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SAMPLE_DIRECTORY = local.ROOT / ".cache" / "sample_data"
 FILES_DIRECTORY = local.ROOT / ".cache" / "demo_files"
 TAG = "customer_insights/demo"
+EXCERPT_CHARACTERS = 24
 POLL_SECONDS = 0.5
 START_TIMEOUT_SECONDS = 120
 
@@ -200,6 +201,11 @@ def _note_materialization(progress: Progress, step: str, event: dg.DagsterEvent)
     progress.jobs[step] = str(metadata.get("snowflake/job_id") or metadata.get("job") or "none").rsplit(".", 1)[-1]
 
 
+def _job(name: str) -> str:
+    """The part of a job's name that tells it from others; the whole name is in the asset's metadata."""
+    return "none" if name.startswith("none") else f"…{name[-15:]}"
+
+
 def _show(console: Console, session: Session, progress: Progress, seconds: float) -> None:
     from command_line.main import summary
 
@@ -208,7 +214,7 @@ def _show(console: Console, session: Session, progress: Progress, seconds: float
             step,
             f"{progress.rows[step]:,}" if step in progress.rows else "",
             f"{progress.seconds.get(step, 0):.1f}",
-            progress.jobs[step],
+            _job(progress.jobs[step]),
             ", ".join(f"{count} {outcome}" for outcome, count in progress.checks.get(step, Counter()).items())
             or "none",
         ]
@@ -241,6 +247,16 @@ _SCORED = (
 )
 
 
+_METRICS = {
+    "ROC-AUC": "roc_auc",
+    "PR-AUC": "average_precision",
+    "log loss": "log_loss",
+    "Brier": "brier",
+    "ECE": "expected_calibration_error",
+    "lift at 10 %": "top_decile_lift",
+}
+
+
 def _show_model(console: Console, progress: Progress) -> None:
     from command_line.main import summary
     from customer_insights import sample_data
@@ -253,9 +269,8 @@ def _show_model(console: Console, progress: Progress) -> None:
         ("logistic_regression", "logistic regression"),
         ("prior", "purchase rate alone"),
     )
-    columns = ["roc_auc", "average_precision", "log_loss", "brier", "expected_calibration_error", "top_decile_lift"]
     rows = [
-        [label, *(f"{float(metrics[f'{name}_{column}']):.3f}" for column in columns)]
+        [label, *(f"{float(metrics[f'{name}_{metric}']):.3f}" for metric in _METRICS.values())]
         for name, label in names
         if f"{name}_roc_auc" in metrics
     ]
@@ -264,7 +279,7 @@ def _show_model(console: Console, progress: Progress) -> None:
         f"in service: {champion.get('champion')}"
     )
     console.print()
-    console.print(summary(title, ["", *(column.replace("_", " ") for column in columns)], rows))
+    console.print(summary(title, ["", *_METRICS], rows))
     frame = sample_data.purchases(sample_data.sample(directory=SAMPLE_DIRECTORY))
     best = best_achievable_auc(frame["TRUE_PROBABILITY"].to_numpy())
     console.print(f"the purchases are synthetic: no model that sees these features can expect an AUC above {best:.3f}")
@@ -286,7 +301,7 @@ def _show_predictions(console: Console, session: Session) -> None:
             f"{row['PRODUCT_TYPE']} / {row['PRODUCT_LAYOUT']}",
             f"{row['PAGE_LOAD_TIME']:.1f} s",
             "" if row["REVIEW_SENTIMENT"] is None else f"{row['REVIEW_SENTIMENT']:+.2f}",
-            f"{row['LANGUAGE']}: {' '.join(row['REVIEW_TEXT'].split())[:60]}",
+            f"{row['LANGUAGE']}: {' '.join(row['REVIEW_TEXT'].split())[:EXCERPT_CHARACTERS]}",
             f"{row['PURCHASE_PROBABILITY']:.2f}",
             row["DECILE"],
         ]

@@ -96,16 +96,19 @@ def split(features: pd.DataFrame, settings: Settings) -> dict[str, pd.DataFrame]
 def train(parts: dict[str, pd.DataFrame], threads: int) -> Pipeline:
     """One pipeline of encoders and XGBoost, stopped early on the validation rows; it takes the raw columns.
 
-    The encoders travel with the model; a category that training did not see is encoded as -1 and does not fail.
+    The encoders travel with the model; a category that training did not see is encoded as -1, a number that is missing
+    as the mean: neither fails.
     """
     from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import OrdinalEncoder
     from xgboost import XGBClassifier
 
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     columns = ColumnTransformer(
-        [("nominal", encoder, list(NOMINAL_FEATURES)), ("numeric", "passthrough", list(NUMERIC_FEATURES))],
+        # Not "passthrough": the registry's function gets NULL as pandas.NA, which only an imputer turns into a number.
+        [("nominal", encoder, list(NOMINAL_FEATURES)), ("numeric", SimpleImputer(), list(NUMERIC_FEATURES))],
         # Explanations are named after the columns: without a prefix they are the raw columns' own names.
         verbose_feature_names_out=False,
     )

@@ -43,4 +43,10 @@ everything = dg.define_asset_job(
     description="The whole graph, from the stage to the insights, for one day or a range of days of arrival.",
 )
 
-JOBS = [daily_reviews, predictions, retraining, everything]
+observation = dg.define_asset_job(
+    "observation",
+    selection=dg.AssetSelection.keys(reviews.staged_reviews.key, reviews.tabular_data.key),
+    description="Looks at the stage's files and at the visits and gives them data versions; nothing is computed.",
+)
+
+JOBS = [daily_reviews, predictions, retraining, everything, observation]

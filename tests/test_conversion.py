@@ -47,6 +47,9 @@ def test_a_category_that_training_did_not_see_is_predicted(parts, model):
 def test_a_missing_sentiment_is_predicted(parts, model):
     rows = conversion.model_input(parts["test"].head(3)).assign(REVIEW_SENTIMENT=float("nan"))
     assert np.isfinite(model.predict_proba(rows)).all()
+    # As the registry's function passes NULL on.
+    nullable = rows.astype({"REVIEW_SENTIMENT": "Float64"})
+    assert np.isfinite(model.predict_proba(nullable)).all()
 
 
 def test_the_model_sees_neither_key_nor_target(model):

@@ -13,7 +13,7 @@ JOB_ASSETS = ("raw_reviews", "review_sentiment", "review_quality", "conversion_m
 
 
 def test_every_asset_is_materialized_and_every_blocking_check_passes(materialized_graph):
-    graph, result = materialized_graph
+    _, result = materialized_graph
     assert result.success
     assert set(materializations(result)) == {
         *("raw_reviews", "review_sentiment", "review_quality", "reviews", "purchase_features", "conversion_model"),
@@ -156,7 +156,12 @@ def observed_version(graph: Graph) -> str:
 
     snowflake = SnowflakeConnection(database=graph.database, schema_name="HOL_SCHEMA")
     with graph.instance as instance:
-        assert dg.observe([staged_reviews], resources={"snowflake": snowflake}, instance=instance).success
+        location = dg.Definitions(
+            assets=[staged_reviews],
+            jobs=[dg.define_asset_job("observation", selection=[staged_reviews.key])],
+            resources={"snowflake": snowflake},
+        )
+        assert location.resolve_job_def("observation").execute_in_process(instance=instance).success
         records = instance.fetch_observations(
             dg.AssetRecordsFilter(asset_key=staged_reviews.key, asset_partitions=[today()]), limit=1
         ).records
