@@ -68,6 +68,18 @@ _ENGINE_ERRORS: tuple[tuple[str, int, str, str], ...] = (
         "Duplicate row detected during DML action: a target row matched more than one source row",
     ),
     (r"NOT NULL constraint failed: (\S+)", 100072, "22000", "NULL result in a non-nullable column: {0}"),
+    (
+        r"Could not convert string '(.*?)' to (?:INT|UINT|HUGEINT|DOUBLE|FLOAT|DECIMAL)",
+        100038,
+        "22018",
+        "Numeric value '{0}' is not recognized",
+    ),
+    (
+        r"No catalog \+ schema named \"(.+?)\" found",
+        2043,
+        "02000",
+        "SQL compilation error:\nObject does not exist, or operation cannot be performed: {0}",
+    ),
     (r"Interrupted", 604, "57014", "SQL execution canceled"),
 )
 
@@ -81,7 +93,7 @@ def from_engine(error: BaseException | None, known: ProgrammingError | None = No
     if isinstance(error, duckdb.Error) or known is None:
         for pattern, errno, sqlstate, words in _ENGINE_ERRORS:
             if match := re.search(pattern, message):
-                names = [name.upper() for name in match.groups()]
+                names = [name if errno == 100038 else name.upper() for name in match.groups()]
                 return ProgrammingError(msg=words.format(*names), errno=errno, sqlstate=sqlstate)
         if isinstance(error, duckdb.TransactionException) and "Current transaction is aborted" not in message:
             # What waiting for another transaction's lock ends in on Snowflake.

@@ -5,12 +5,19 @@ DuckDB does not wait: it lets the later of two transactions that change the same
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import duckdb
 
 from embedded_snowflake.errors import ProgrammingError
-from embedded_snowflake.sessions import Session
+from embedded_snowflake.sessions import Session, at_end
+
+if TYPE_CHECKING:
+    from embedded_snowflake.server import EmbeddedSnowflake
 
 # Snowflake ends a transaction that has been idle for five minutes and keeps another one waiting.
 IDLE_SECONDS = 300.0
@@ -53,3 +60,14 @@ class TableLocks:
         for table in [table for table, holder in self._holders.items() if holder is session]:
             del self._holders[table]
         self._changed.notify_all()
+
+
+@at_end
+def release_all(server: EmbeddedSnowflake, session: Session) -> None:
+    """A session that ends takes its open transaction back and holds nothing any more."""
+    connection = session.connection()
+    if connection:
+        connection._duck_conn.interrupt()
+        with session.lock, contextlib.suppress(duckdb.TransactionException):
+            connection._duck_conn.rollback()
+    server.table_locks.release(session)

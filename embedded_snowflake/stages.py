@@ -228,6 +228,7 @@ def drop_all_in(server: EmbeddedSnowflake, database: str, schema: str | None = N
         name = Name(row["database_name"], row["schema_name"], row["name"])
         shutil.rmtree(_directory(server, name, row["session"]), ignore_errors=True)
     server.catalog.execute(f"DELETE FROM stages WHERE {where}", values)
+    shutil.rmtree(server.data_dir.joinpath("stages", *map(_file_name, values)), ignore_errors=True)
 
 
 @statement(
