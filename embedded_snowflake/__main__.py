@@ -43,6 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
         default=DEFAULT_SENTIMENT_MODEL,
         help="module:callable whose result answers AI_SENTIMENT by score(texts) (default: %(default)s)",
     )
+    parser.add_argument(
+        "--object-store-mb",
+        type=int,
+        default=256,
+        help="what a job's Ray node keeps in memory before it spills to disk (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.umask(0o077)
@@ -60,7 +66,14 @@ def main(arguments: list[str] | None = None) -> int:
     file = options.connections_file or options.data_dir.resolve().parent / "connections.toml"
     password = write_connection(file, port, options.database, options.schema, options.warehouse)
     server = EmbeddedSnowflake(
-        Configuration(options.data_dir.resolve(), port, CONNECTION, password, options.sentiment_model)
+        Configuration(
+            options.data_dir.resolve(),
+            port,
+            CONNECTION,
+            password,
+            options.sentiment_model,
+            object_store_memory=options.object_store_mb * 2**20,
+        )
     )
     print(f"embedded Snowflake listens on 127.0.0.1:{port}; connection '{CONNECTION}' is in {file}", flush=True)
     # Clients keep their connections open; without a limit a stop would wait for the last of them.

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 MOUNT = "/mnt/job_stage"
 LAUNCHER = "system/mljob_launcher.py"
 RESULT_FILE = "mljob_result"
+HOME = "home"
 # A job that is told to end may tidy up this long before it is killed.
 GRACE_SECONDS = 2.0
 LOOK_SECONDS = 0.25
@@ -100,6 +102,7 @@ class JobRun:
             self.cluster.kill()
         log.close()
         end_marked(JOB_MARK, self.job.key)
+        shutil.rmtree(directory / HOME, ignore_errors=True)
         job_history.change(
             self.server, self.job.key, status=outcome.status, message=outcome.message, exit_code=outcome.exit_code
         )
@@ -147,7 +150,7 @@ class JobRun:
             worker.close()
 
     def _start(self, directory: Path, password: str) -> subprocess.Popen[bytes]:
-        home, payload = directory / "home", self.job.directory / "app"
+        home, payload = directory / HOME, self.job.directory / "app"
         for needed in (home, payload):
             needed.mkdir(parents=True, exist_ok=True)
         variables = job_variables(self.server, self.job, password, home)

@@ -105,6 +105,8 @@ def test_a_file_runs_on_the_pool_and_its_session_reaches_the_server_from_driver_
     result = job.result()
     assert result["flavour"] == "mint"
     assert job.get_logs() == "arguments ['--day', '2026-01-01'] flavour mint"
+    logs = session.sql(f"SELECT LOG FROM TABLE({job.id}!SPCS_GET_LOGS()) WHERE INSTANCE_ID = 0 ORDER BY TIMESTAMP")
+    assert "\n".join(row["LOG"] for row in logs.collect()) == job.get_logs(verbose=True).rstrip()
     seen = session.table("JOBS_TEST_SEEN").collect()
     assert sorted(row[0] for row in seen) == ["driver", "worker"]
     (shown,) = session.sql(f"SHOW JOB SERVICES LIKE '{job.name}' IN SCHEMA HOL_DB.HOL_SCHEMA").collect()
@@ -299,6 +301,7 @@ def test_jobs_are_listed_and_a_deleted_one_is_gone(session, submit, tmp_path):
     assert listed["name"][0] == job.name
     assert listed["status"][0] == "PENDING"
     assert set(listed["compute_pool"]) == {POOL}
+    assert int(listed["target_instances"][0]) == 1
     jobs.delete_job(job, session=session)
     assert job.name not in set(jobs.list_jobs(limit=-1, session=session)["name"])
     with pytest.raises(SnowparkSQLException):
@@ -337,6 +340,10 @@ def test_jobs_and_logs_outlast_a_server_that_is_killed_and_processes_do_not(tmp_
         options = {"compute_pool": POOL, "stage_name": STAGE, "session": prepare(session)}
         done = jobs.submit_file(quick, **options)
         assert done.wait(90) == "DONE", done.get_logs(verbose=True)
+        assert processes_of(home), "its nodes wait warm for the next job"
+        session.sql(f"ALTER COMPUTE POOL {POOL} SET AUTO_SUSPEND_SECS = 1").collect()
+        wait_until(lambda: pool(session)["state"] == "SUSPENDED" and not processes_of(home))
+        session.sql(f"ALTER COMPUTE POOL {POOL} UNSET AUTO_SUSPEND_SECS").collect()
         cut_off = jobs.submit_file(slow, args=[str(notes)], **options)
         queued = jobs.submit_file(quick, target_instances=2, **options)
         pids = wait_until(lambda: _pids(notes), 60)
