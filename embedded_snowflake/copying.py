@@ -1,7 +1,7 @@
 """COPY INTO: loading a stage's files into a table, and unloading a query's rows onto a stage.
 
-A load is one INSERT in one transaction, together with the table's load history: all of the files or none, and a file is not loaded
-twice into a table unless it has changed or FORCE is TRUE. How files are read is in ``stage_queries``.
+A load is one INSERT in one transaction, together with the table's load history: all of the files or none, and a file
+is not loaded twice into a table unless it has changed or FORCE is TRUE. How files are read is in ``stage_queries``.
 """
 
 from __future__ import annotations
@@ -15,17 +15,14 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fakesnow.transforms.options import parse_options
-from sqlglot import exp
-from sqlglot.expressions import Expression
+from sqlglot import Expr, exp
 
 from embedded_snowflake import stage_queries, stages
 from embedded_snowflake.errors import ProgrammingError, invalid, unsupported
@@ -43,12 +40,12 @@ UNLOADED_BYTES = 16 * 2**20
 MAX_PARTITIONS = 1000
 _IGNORED = {"RETURN_FAILED_ONLY", "TRUNCATECOLUMNS", "ENFORCE_LENGTH", "LOAD_UNCERTAIN_FILES", "DETAILED_OUTPUT"}
 _LOAD_COLUMNS = (
-    "file status rows_parsed rows_loaded error_limit errors_seen first_error first_error_line first_error_character"
-    " first_error_column_name"
-).split()
+    *("file", "status", "rows_parsed", "rows_loaded", "error_limit", "errors_seen"),
+    *("first_error", "first_error_line", "first_error_character", "first_error_column_name"),
+)
 
 # Puts Snowflake's SQL, and the values of its placeholders, in DuckDB's.
-Translate = Callable[[Expression, list[Any] | None], str]
+Translate = Callable[[Expr, list[Any] | None], str]
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ def target_table(expression: exp.Copy) -> exp.Table:
     return this.this if isinstance(this, exp.Schema) else this
 
 
-def _spelled(table: Expression) -> str | None:
+def _spelled(table: Expr) -> str | None:
     this = table.this
     spelled = str(this.this) if isinstance(this, (exp.Var, exp.Literal)) else ""
     return spelled if spelled.startswith("@") else None
@@ -102,9 +99,6 @@ def _spelled(table: Expression) -> str | None:
 
 def _flag(options: dict[str, Any], key: str) -> bool:
     return str(options.pop(key, False)).upper() == "TRUE"
-
-
-# -- loading --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -128,8 +122,22 @@ class Loaded:
 
 
 @dataclass(frozen=True)
+class Filled:
+    """A column of the table and the expression over the files that fills it, in DuckDB's words."""
+
+    name: str
+    type: str
+    expression: str
+
+    @property
+    def does_not_fit(self) -> str:
+        """The condition that a value is there and is none of the column's type."""
+        return f"({self.expression} IS NOT NULL AND TRY_CAST({self.expression} AS {self.type}) IS NULL)"
+
+
+@dataclass(frozen=True)
 class Source:
-    """What a load inserts: a query over the files in DuckDB's words, and the table's columns that it fills."""
+    """What a load inserts: a query in DuckDB's words, and the table's columns that it fills."""
 
     sql: str
     columns: list[str]
@@ -170,7 +178,7 @@ def load(copy: Copy) -> pa.Table:
     return _load_answer(list(answer.values()))
 
 
-def _load_location(copy: Copy, given: Expression) -> tuple[StageLocation, str | None]:
+def _load_location(copy: Copy, given: Expr) -> tuple[StageLocation, str | None]:
     source = given
     if isinstance(given, exp.Subquery):
         source = given.this.args["from_"].this
@@ -207,7 +215,7 @@ def _already_loaded(copy: Copy, table: exp.Table, location: StageLocation, found
         f"SELECT FILE_NAME, max(LAST_LOAD_TIME) FROM {history} WHERE SCHEMA_NAME = ? AND TABLE_NAME = ? GROUP BY 1",
         [schema, name],
     ).fetchall()
-    loaded = {path: at for path, at in rows}
+    loaded = dict(rows)
     full = str(location.stage.name)
     return {
         file.path
@@ -243,7 +251,7 @@ def _load_answer(lines: list[Loaded]) -> pa.Table:
 def _insert(
     copy: Copy,
     table: exp.Table,
-    given: Expression,
+    given: Expr,
     location: StageLocation,
     files: list[StagedFile],
     file_format: FileFormat,
@@ -255,22 +263,20 @@ def _insert(
     try:
         view = f'temp.main."{stage_queries.register(copy.connection, reader, bound)}"'
         counts = dict(copy.duckdb.execute(f'SELECT "{FILENAME}", count(*) FROM {view} GROUP BY 1').fetchall())
+        shown = [_shown(location, file) for file in files]
+        lines = {name: Loaded(name, "LOADED", counts.get(name, 0)) for name in shown}
         if isinstance(given, exp.Subquery):
             if on_error != "ABORT_STATEMENT":
                 raise unsupported(f"ON_ERROR = {on_error} of a COPY with a query")
             source = _from_query(copy, given, view, reader, file_format)
         else:
-            source = _from_files(copy, table, view, reader, files, file_format, match)
-        lines = {
-            _shown(location, file): Loaded(_shown(location, file), "LOADED", counts.get(_shown(location, file), 0))
-            for file in files
-        }
-        sql = source.sql
-        if on_error != "ABORT_STATEMENT":
-            sql = _without_bad_rows(copy, table, source, lines, on_error)
+            filled = _filled(copy, table, view, reader, files, file_format, match)
+            where = _without_bad_rows(copy, view, filled, lines, on_error)
+            casts = ", ".join(f"CAST({column.expression} AS {column.type})" for column in filled)
+            source = Source(f"SELECT {casts} FROM {view}{where}", [column.name for column in filled])
         into = ", ".join(_identifier(column) for column in source.columns)
         target = table.sql(dialect="duckdb", identify=True)
-        copy.duckdb.execute(f"INSERT INTO {target} {f'({into})' if into else ''} {sql}", source.binds)
+        copy.duckdb.execute(f"INSERT INTO {target} {f'({into})' if into else ''} {source.sql}", source.binds)
         for line in lines.values():
             line.loaded = 0 if line.status == "LOAD_FAILED" else line.parsed - line.errors
         return list(lines.values())
@@ -299,7 +305,7 @@ def _from_query(
 ) -> Source:
     select = given.this.copy()
     table = select.args["from_"].this
-    stage_queries._rewrite_columns(select, reader, file_format)
+    stage_queries.rewrite_columns(select, reader, file_format)
     replaced = exp.maybe_parse(view, into=exp.Table, dialect="duckdb")
     replaced.set("alias", table.args.get("alias"))
     table.replace(replaced)
@@ -309,7 +315,7 @@ def _from_query(
     return Source(copy.translate(select, binds), columns, binds)
 
 
-def _from_files(
+def _filled(
     copy: Copy,
     table: exp.Table,
     view: str,
@@ -317,7 +323,7 @@ def _from_files(
     files: list[StagedFile],
     file_format: FileFormat,
     match: str,
-) -> Source:
+) -> list[Filled]:
     targets = _target_columns(copy, table)
     if match not in ("NONE", "CASE_INSENSITIVE", "CASE_SENSITIVE"):
         raise invalid(f"SQL compilation error:\nInvalid value '{match}' for parameter MATCH_BY_COLUMN_NAME", 1008)
@@ -329,17 +335,16 @@ def _from_files(
         expressions = {targets[0][0].upper(): '"$1"'}
     else:
         raise invalid(
-            f"SQL compilation error:\n{file_format.type} file format can produce one and only one column of type variant, "
-            "object, or array. Load data into separate columns using the MATCH_BY_COLUMN_NAME copy option or copy with "
-            "transformation.",
+            f"SQL compilation error:\n{file_format.type} file format can produce one and only one column of type "
+            "variant, object, or array. Load data into separate columns using the MATCH_BY_COLUMN_NAME copy option or "
+            "copy with transformation.",
             2019,
             "0A000",
         )
-    filled = [(name, kind, expressions[name.upper()]) for name, kind in targets if name.upper() in expressions]
+    filled = [Filled(name, kind, expressions[name.upper()]) for name, kind in targets if name.upper() in expressions]
     if not filled:
         raise invalid(f"no column of {table.name} is in the files: expected some of {', '.join(n for n, _ in targets)}")
-    selected = ", ".join(f"CAST({expression} AS {kind}) AS {_identifier(name)}" for name, kind, expression in filled)
-    return Source(f"SELECT {selected} FROM {view}", [name for name, _, _ in filled])
+    return filled
 
 
 def _by_position(
@@ -380,21 +385,16 @@ def _by_name(
     return {name if case_sensitive else name.upper(): expression for name, expression in found.items()}
 
 
-def _without_bad_rows(copy: Copy, table: exp.Table, source: Source, lines: dict[str, Loaded], on_error: str) -> str:
-    """The query less its rows (CONTINUE) or its files (SKIP_FILE) in which a value does not fit its column."""
-    if not re.fullmatch(r"CONTINUE|SKIP_FILE", on_error):
+def _without_bad_rows(copy: Copy, view: str, filled: list[Filled], lines: dict[str, Loaded], on_error: str) -> str:
+    """The WHERE that leaves out the rows (CONTINUE) or files (SKIP_FILE) in which a value does not fit its column."""
+    if on_error == "ABORT_STATEMENT":
+        return ""
+    if on_error not in ("CONTINUE", "SKIP_FILE"):
         raise unsupported(f"ON_ERROR = {on_error}", "ABORT_STATEMENT, CONTINUE and SKIP_FILE are served")
-    head, _, view = source.sql.rpartition(" FROM ")
-    casts = re.findall(
-        r"CAST\((.+?) AS ([A-Z][A-Z0-9 (),]*?)\) AS (\"(?:[^\"]|\"\")+\")(?:, |$)", head.removeprefix("SELECT ")
-    )
-    tests = [f"({value} IS NOT NULL AND TRY_CAST({value} AS {kind}) IS NULL)" for value, kind, _ in casts]
-    bad = " OR ".join(tests) or "false"
-    names = " ".join(
-        f"WHEN {test} THEN {stage_queries.quoted(name)}" for test, (_, _, name) in zip(tests, casts, strict=True)
-    )
+    bad = " OR ".join(column.does_not_fit for column in filled)
+    first = " ".join(f"WHEN {column.does_not_fit} THEN {stage_queries.quoted(column.name)}" for column in filled)
     found = copy.duckdb.execute(
-        f'SELECT "{FILENAME}", count(*), min("{ROW_NUMBER}"), arg_min(CASE {names} END, "{ROW_NUMBER}") '
+        f'SELECT "{FILENAME}", count(*), min("{ROW_NUMBER}"), arg_min(CASE {first} END, "{ROW_NUMBER}") '
         f"FROM {view} WHERE {bad} GROUP BY 1"
     ).fetchall()
     for file, count, line, column in found:
@@ -403,13 +403,9 @@ def _without_bad_rows(copy: Copy, table: exp.Table, source: Source, lines: dict[
         known.first_error = f"a value of column {column} does not fit its type"
         known.status = "PARTIALLY_LOADED" if on_error == "CONTINUE" and count < known.parsed else "LOAD_FAILED"
     if on_error == "CONTINUE":
-        return f"{head} FROM {view} WHERE NOT ({bad})"
+        return f" WHERE NOT ({bad})"
     failed = ", ".join(stage_queries.quoted(file) for file, *_ in found)
-    where = f' WHERE "{FILENAME}" NOT IN ({failed})' if failed else ""
-    return f"{head} FROM {view}{where}"
-
-
-# -- unloading ------------------------------------------------------------------------------------------------------------
+    return f' WHERE "{FILENAME}" NOT IN ({failed})' if failed else ""
 
 
 @dataclass
@@ -431,9 +427,7 @@ class Unload:
 def unload(copy: Copy, query_id: str) -> pa.Table:
     """COPY INTO @stage FROM a table or a query. Returns the row and byte counts."""
     options = copy.options
-    spelled = _spelled(copy.expression.this)
-    assert spelled
-    location = stages.resolve(copy.server, copy.connection, spelled)
+    location = stages.resolve(copy.server, copy.connection, _spelled(copy.expression.this) or "")
     file_format = stage_queries.format_from(copy.connection, location, options.pop("FILE_FORMAT", None))
     partition = options.pop("PARTITION BY", None)
     work = Unload(
@@ -455,7 +449,9 @@ def unload(copy: Copy, query_id: str) -> pa.Table:
         select = exp.select("*", exp.alias_(by.copy(), "_PARTITION", quoted=True)).from_(select.subquery("_Q"))
     binds = copy.binds or None
     copy.duckdb.execute(copy.translate(select, binds), binds)
-    with contextlib.closing(copy.duckdb.to_arrow_reader(UNLOADED_ROWS)) as batches:
+    batches: Any = copy.duckdb.to_arrow_reader(UNLOADED_ROWS)
+    # DuckDB runs nothing else on a connection whose result is open.
+    with contextlib.closing(batches):
         _write_batches(work, batches, partition is not None)
     return pa.table({"rows_unloaded": [work.rows], "input_bytes": [work.bytes], "output_bytes": [work.bytes]})
 
@@ -470,7 +466,7 @@ def _write_batches(work: Unload, batches: pa.RecordBatchReader, partitioned: boo
 
 
 def _write_partitions(work: Unload, batches: pa.RecordBatchReader) -> None:
-    """One directory per value of the partition expression. A value's rows may arrive in many batches: one file for each."""
+    """One directory per value of the partition expression; one file for each batch in which a value's rows arrive."""
     counts: dict[str, int] = {}
     for batch in batches:
         table = pa.Table.from_batches([batch])
@@ -481,7 +477,7 @@ def _write_partitions(work: Unload, batches: pa.RecordBatchReader) -> None:
             counts[value or ""] = number + 1
             if len(counts) > MAX_PARTITIONS:
                 raise invalid(f"PARTITION BY gave more than {MAX_PARTITIONS} partitions")
-            rows = rest.filter(pc.is_null(values) if value is None else pc.equal(values, value))
+            rows = rest.filter(pa.array([found == value for found in values.to_pylist()], pa.bool_()))
             directory = "/".join(quote(part, safe="= -_.") for part in (value or "__NULL__").split("/"))
             _write(work, rows, directory, number)
 
@@ -509,7 +505,7 @@ def _write(work: Unload, table: pa.Table, directory: str, number: int) -> None:
         identity = f"_{work.query_id}" if work.query_id else ""
         path = f"{prefix}{identity}_0_{number}_0{extension}"
     target = stages.within(work.location.stage.directory, path)
-    partial = stages._incoming(work.copy.server)
+    partial = stages.incoming(work.copy.server)
     partial.write_bytes(content)
     if not stages.publish(partial, target, work.overwrite):
         raise invalid(
@@ -568,8 +564,3 @@ def remove_history(connection: duckdb.DuckDBPyConnection, database: str, schema:
         f'DELETE FROM "{database}"._fs_information_schema._fs_load_history WHERE SCHEMA_NAME = ? AND TABLE_NAME = ?',
         [schema, table],
     )
-
-
-def directory_of(location: StageLocation) -> Path:
-    """The directory that a location stands for."""
-    return location.local

@@ -1,6 +1,7 @@
 """What tables and views say of themselves: DESCRIBE, SHOW TABLES / VIEWS / PRIMARY KEYS, comments, when they were made.
 
-Comments are DuckDB's own and last with the database's file. A key is recorded and shown and, as on Snowflake, not enforced.
+Comments are DuckDB's own and last with the database's file. A key is recorded and shown and, as on Snowflake, not
+enforced.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlglot import exp
-from sqlglot.expressions import Expression
+from sqlglot import Expr, exp
 
 from embedded_snowflake import names, sessions
 from embedded_snowflake.catalog import declare
@@ -62,9 +62,6 @@ class Described:
     unique_keys: list[str] = field(default_factory=list)
 
 
-# -- CREATE and COMMENT ---------------------------------------------------------------------------------------------------
-
-
 def take_out(expression: exp.Create) -> Described:
     """Take comments and keys out of a CREATE TABLE or VIEW. DuckDB would enforce the keys."""
     described = Described()
@@ -108,13 +105,18 @@ def _take_out_of_column(column: exp.ColumnDef, described: Described) -> None:
         constraint.pop()
 
 
-def _stored(identifier: Expression) -> str:
+def _stored(identifier: Expr) -> str:
     quoted = isinstance(identifier, exp.Identifier) and identifier.quoted
     return identifier.name if quoted else identifier.name.upper()
 
 
 def remember(
-    server: EmbeddedSnowflake, connection: DuckDBPyConnection, name: Name, described: Described, temporary: bool, is_view: bool
+    server: EmbeddedSnowflake,
+    connection: DuckDBPyConnection,
+    name: Name,
+    described: Described,
+    temporary: bool,
+    is_view: bool,
 ) -> None:
     """Keep what was taken out of the CREATE that has just succeeded."""
     spelled = _identifier(name.name) if temporary else _full(name)
@@ -203,9 +205,6 @@ def _said(request: Statement) -> str:
     return text[2:-2] if text.startswith("$$") else names.text(text)
 
 
-# -- DESCRIBE and SHOW ----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Found:
     """Where DuckDB has a table or view."""
@@ -258,8 +257,10 @@ def describe_table(request: Statement) -> Answer:
         *("policy name", "privacy domain"),
     )
     answer = [
-        (column, snowflake_type(kind, length), "COLUMN", "Y" if nullable else "N", default)
-        + ("Y" if column in primary else "N", "Y" if column in unique else "N", None, None, comment, None, None)
+        (
+            *(column, snowflake_type(kind, length), "COLUMN", "Y" if nullable else "N", default),
+            *("Y" if column in primary else "N", "Y" if column in unique else "N", None, None, comment, None, None),
+        )
         for column, kind, nullable, default, comment, length in described
     ]
     return rows(columns, answer)
@@ -321,7 +322,9 @@ def _all(connection: FakeSnowflakeConnection, is_view: bool) -> list[tuple[str, 
 
 def _count(connection: FakeSnowflakeConnection, database: str, schema: str, name: str) -> int:
     with sessions.of(connection).lock:
-        (count,) = connection._duck_conn.execute(f"SELECT count(*) FROM {_full(Name(database, schema, name))}").fetchall()[0]
+        (count,) = connection._duck_conn.execute(
+            f"SELECT count(*) FROM {_full(Name(database, schema, name))}"
+        ).fetchall()[0]
     return count
 
 

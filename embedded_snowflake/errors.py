@@ -11,7 +11,7 @@ ProgrammingError = connector_errors.ProgrammingError
 
 
 def unsupported(what: str, hint: str = "") -> ProgrammingError:
-    """The answer to a statement that this server does not serve; Snowflake's own number for it is 2 (unsupported feature)."""
+    """The answer to a statement that this server does not serve; 2 is Snowflake's number of an unsupported feature."""
     message = f"unsupported on the embedded server: {what}"
     return ProgrammingError(msg=f"{message} ({hint})" if hint else message, errno=2, sqlstate="0A000")
 

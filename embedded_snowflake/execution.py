@@ -1,7 +1,8 @@
-"""Running SQL: one statement of one session through fakesnow, with the semantics of Snowflake that DuckDB does not have by itself.
+"""Running SQL: one statement of one session through fakesnow, with those semantics of Snowflake that DuckDB lacks.
 
-Those are: statements that are all or nothing, writers that wait for each other, DDL that commits, RESULT_SCAN. How Snowflake's syntax
-is put in DuckDB's is fakesnow's work, and where fakesnow lacks it that of ``sql_functions``; stages are in ``stage_queries`` and ``copying``.
+Those are: statements that are all or nothing, writers that wait for each other, DDL that commits, RESULT_SCAN. How
+Snowflake's syntax is put in DuckDB's is fakesnow's work, and where fakesnow lacks it that of ``sql_functions``; stages
+are in ``stage_queries`` and ``copying``.
 """
 
 from __future__ import annotations
@@ -24,9 +25,8 @@ from fakesnow import transforms
 from fakesnow.cursor import FakeSnowflakeCursor
 from fakesnow.dialect import parse
 from fakesnow.statement_type import SELECT, statement_type_id
-from sqlglot import exp
+from sqlglot import Expr, exp
 from sqlglot.errors import SqlglotError
-from sqlglot.expressions import Expression
 
 from embedded_snowflake import copying, descriptions, models, names, sessions, sql_functions, stage_queries, stages
 from embedded_snowflake.descriptions import Described
@@ -63,7 +63,8 @@ _KINDS = {
 }
 _UNSERVED_TABLES = (exp.DynamicProperty, exp.ExternalProperty, exp.IcebergProperty, exp.MaterializedProperty)
 _SHOWN = (
-    "COLUMNS DATABASES FUNCTIONS OBJECTS PROCEDURES SCHEMAS SEQUENCES TABLES TERSE VIEWS".split() + ["FILE FORMATS"]
+    *("COLUMNS", "DATABASES", "FILE FORMATS", "FUNCTIONS", "OBJECTS", "PROCEDURES"),
+    *("SCHEMAS", "SEQUENCES", "TABLES", "VIEWS"),
 )
 _SERVED = (
     *(exp.Query, *_DML, *_DDL, exp.Show, exp.Describe, exp.Use, exp.Set, exp.Command),
@@ -80,7 +81,7 @@ class Cursor(FakeSnowflakeCursor):
     def __init__(self, connection: FakeSnowflakeConnection) -> None:
         super().__init__(connection, connection._duck_conn)
 
-    def translated(self, expression: Expression, binds: list[Any] | None) -> Expression:
+    def translated(self, expression: Expr, binds: list[Any] | None) -> Expr:
         """The statement in DuckDB's words; ``binds`` loses those that named objects."""
         transformed = self._transform(expression, binds)
         for identifier in transformed.find_all(exp.Identifier):
@@ -88,7 +89,7 @@ class Cursor(FakeSnowflakeCursor):
                 identifier.set("quoted", True)
         return transformed
 
-    def run(self, expression: Expression, binds: list[Any] | None) -> None:
+    def run(self, expression: Expr, binds: list[Any] | None) -> None:
         """Run a statement; its rows are this cursor's table."""
         self.check_db_and_schema(expression)
         for part in self._transform_explode(expression):
@@ -97,9 +98,9 @@ class Cursor(FakeSnowflakeCursor):
 
     def result(self, type_id: int) -> Result:
         """What ``run`` left."""
-        assert self._arrow_table is not None
+        table = self._arrow_table if self._arrow_table is not None else pa.table({})
         types = [str(column[1]) for column in self._duck_conn.description or []]
-        return Result.of(self._arrow_table, types, type_id, self._rowcount)
+        return Result.of(table, types, type_id, self._rowcount)
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Run:
     server: EmbeddedSnowflake
     connection: FakeSnowflakeConnection
     session: Session
-    expression: Expression
+    expression: Expr
     binds: list[Any] | None
     query_id: str
     described: Described = field(default_factory=Described)
@@ -195,10 +196,7 @@ def _list(binds: Binds) -> Any:
     return list(binds) if binds is not None and not isinstance(binds, dict) else binds
 
 
-# -- reading a statement --------------------------------------------------------------------------------------------------
-
-
-def _parsed(sql: str, connection: FakeSnowflakeConnection) -> Expression:
+def _parsed(sql: str, connection: FakeSnowflakeConnection) -> Expr:
     sql = _with_variables(sql, connection)
     # sqlglot reads SCOPED as something that it does not know.
     sql = re.sub(
@@ -223,7 +221,7 @@ def _with_variables(sql: str, connection: FakeSnowflakeConnection) -> str:
     )
 
 
-def _refuse(expression: Expression, sql: str) -> None:
+def _refuse(expression: Expr, sql: str) -> None:
     """Raise for what neither this server nor fakesnow serves, which DuckDB might take for something else."""
     if isinstance(expression, exp.Command):
         verb = str(expression.this).upper()
@@ -284,7 +282,7 @@ def _prepared(run: Run) -> Run:
     return replace(run, expression=expression, described=described)
 
 
-def _identified(node: Expression, binds: Any) -> Expression:
+def _identified(node: Expr, binds: Any) -> Expr:
     """IDENTIFIER(...) as the object it names."""
     found = transforms.identifier(node, binds)
     if found is node or '"."' not in found.name:
@@ -309,7 +307,7 @@ def _name(run: Run, table: exp.Table) -> Name | None:
     if not isinstance(table.this, exp.Identifier):
         return None
 
-    def stored(part: Expression | None, default: str | None) -> str | None:
+    def stored(part: Expr | None, default: str | None) -> str | None:
         if not isinstance(part, exp.Identifier):
             return default
         return part.name if part.quoted else part.name.upper()
@@ -345,7 +343,7 @@ def _stages_bound(run: Run) -> Iterator[None]:
             run.duckdb.unregister(name)
 
 
-def _scan_results(run: Run, expression: Expression) -> None:
+def _scan_results(run: Run, expression: Expr) -> None:
     """Put the rows of an earlier statement in the place of TABLE(RESULT_SCAN(id))."""
     for source in list(expression.find_all(exp.TableFromRows)):
         function = source.this
@@ -391,9 +389,6 @@ def _as_stored(result: Result) -> pa.Table:
     return result.table
 
 
-# -- running --------------------------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def _engine_errors() -> Iterator[None]:
     try:
@@ -409,7 +404,7 @@ def _engine_errors() -> Iterator[None]:
 
 
 def _with_retries(run: Run) -> Result:
-    """DuckDB lets one of two transactions fail that change the same thing; outside of a transaction that is run again."""
+    """Run again what DuckDB lets fail because another transaction changed the same thing; not inside a transaction."""
     for attempt in range(CONFLICT_ATTEMPTS):
         try:
             with _engine_errors():
@@ -418,7 +413,7 @@ def _with_retries(run: Run) -> Result:
             conflict = error.errno == 625 and not run.in_transaction
             if not conflict or attempt == CONFLICT_ATTEMPTS - 1:
                 raise
-            time.sleep(random.uniform(0.005, 0.02) * min(attempt + 1, 20))
+            time.sleep(random.uniform(0.005, 0.02) * min(attempt + 1, 20))  # noqa: S311
     raise AssertionError("unreachable")
 
 
@@ -435,7 +430,7 @@ def _run(run: Run) -> Result:
         if isinstance(expression, exp.Merge):
             return _merge(run, type_id)
         if isinstance(expression, exp.Copy):
-            return _copy(run, type_id)
+            return _copy(run, expression, type_id)
         if isinstance(expression, exp.Drop) and str(expression.kind).upper() == "DATABASE":
             return _drop_database(run, expression)
         cursor = Cursor(run.connection)
@@ -456,11 +451,11 @@ def _is_several(cursor: Cursor, run: Run) -> bool:
     return isinstance(run.expression, _DML) and len(cursor._transform_explode(run.expression.copy())) > 1
 
 
-def _is_temporary(run: Run, expression: Expression) -> bool:
+def _is_temporary(run: Run, expression: Expr) -> bool:
     return isinstance(expression, exp.Create) and str(expression.kind).upper() == "FILE FORMAT"
 
 
-def _filtered(expression: Expression, result: Result) -> Result:
+def _filtered(expression: Expr, result: Result) -> Result:
     """A SHOW's rows by its LIKE, which fakesnow heeds for some kinds only."""
     like = expression.args.get("like") if isinstance(expression, exp.Show) else None
     column = "column_name" if expression.name.upper() == "COLUMNS" else "name"
@@ -491,7 +486,7 @@ def _atomic(run: Run) -> Iterator[None]:
     run.duckdb.commit()
 
 
-def _transaction_control(run: Run, expression: Expression) -> Result:
+def _transaction_control(run: Run, expression: Expr) -> Result:
     answer = Result.of(pa.table({"status": ["Statement executed successfully."]}))
     if isinstance(expression, exp.Transaction):
         if not run.in_transaction:
@@ -514,9 +509,8 @@ def _transaction_control(run: Run, expression: Expression) -> Result:
 def _locked_tables(run: Run) -> list[str]:
     """The tables whose rows or definition the statement changes; a plain INSERT only adds."""
     expression = run.expression
-    if isinstance(expression, (exp.Update, exp.Delete, exp.Merge)):
-        tables = [expression.this]
-    elif isinstance(expression, exp.Insert) and expression.args.get("overwrite"):
+    overwrites = isinstance(expression, exp.Insert) and bool(expression.args.get("overwrite"))
+    if overwrites or isinstance(expression, (exp.Update, exp.Delete, exp.Merge)):
         tables = [expression.this]
     elif isinstance(expression, exp.TruncateTable):
         tables = expression.expressions
@@ -533,7 +527,7 @@ def _locked_tables(run: Run) -> list[str]:
 
 
 def _merge(run: Run, type_id: int) -> Result:
-    """MERGE as DuckDB's own, which is one statement and refuses a row that is matched twice, as Snowflake's is and does."""
+    """MERGE as DuckDB's own: like Snowflake's it is one statement and refuses a row that is matched twice."""
     cursor = Cursor(run.connection)
     cursor.check_db_and_schema(run.expression)
     merged = cursor.translated(run.expression, run.binds)
@@ -550,34 +544,34 @@ def _merge(run: Run, type_id: int) -> Result:
     counts: Counter[str] = Counter()
     with _atomic(run):
         run.duckdb.execute(f"{merged.sql(dialect='duckdb')} RETURNING merge_action", run.binds or None)
-        for batch in run.duckdb.to_arrow_reader(100_000):
+        actions: Any = run.duckdb.to_arrow_reader(100_000)
+        for batch in actions:
             for pair in batch.column(0).value_counts().to_pylist():
                 counts[pair["values"]] += pair["counts"]
-    actions = {"inserted": "INSERT", "updated": "UPDATE", "deleted": "DELETE"}
-    table = pa.table({f"number of rows {kind}": [counts[action]] for kind, action in actions.items() if kind in kinds})
+    named = {"inserted": "INSERT", "updated": "UPDATE", "deleted": "DELETE"}
+    table = pa.table({f"number of rows {kind}": [counts[action]] for kind, action in named.items() if kind in kinds})
     return Result.of(table, type_id=type_id, affected=sum(counts.values()))
 
 
-def _copy(run: Run, type_id: int) -> Result:
-    def translate(expression: Expression, binds: list[Any] | None) -> str:
+def _copy(run: Run, expression: exp.Copy, type_id: int) -> Result:
+    def translate(expression: Expr, binds: list[Any] | None) -> str:
         cursor = Cursor(run.connection)
         cursor.check_db_and_schema(expression)
         return cursor.translated(expression, binds).sql(dialect="duckdb")
 
-    assert isinstance(run.expression, exp.Copy)
-    copy = copying.Copy(run.server, run.connection, run.expression, list(run.binds or []), translate)
-    if copying.is_unload(run.expression):
+    copy = copying.Copy(run.server, run.connection, expression, list(run.binds or []), translate)
+    if copying.is_unload(expression):
         return Result.of(copying.unload(copy, run.query_id), type_id=type_id)
-    _upper_case(copying.target_table(run.expression))
-    if isinstance(run.expression.this, exp.Schema):
-        for column in run.expression.this.expressions:
+    _upper_case(copying.target_table(expression))
+    if isinstance(expression.this, exp.Schema):
+        for column in expression.this.expressions:
             _upper_case(column)
     with _atomic(run):
         table = copying.load(copy)
     return Result.of(table, type_id=type_id)
 
 
-def _upper_case(expression: Expression) -> None:
+def _upper_case(expression: Expr) -> None:
     for identifier in expression.find_all(exp.Identifier):
         if not identifier.quoted:
             identifier.set("this", identifier.name.upper())
@@ -618,7 +612,7 @@ def _after(run: Run) -> None:
                 copying.remove_history(run.duckdb, name.database, name.schema, name.name)
 
 
-def _schema_name(run: Run, expression: Expression) -> tuple[str, str]:
+def _schema_name(run: Run, expression: Expr) -> tuple[str, str]:
     table = expression.find(exp.Table)
     parts = [_stored(part) for part in table.parts if isinstance(part, exp.Identifier)] if table else []
     database = parts[-2] if len(parts) > 1 else str(run.connection.database)
@@ -629,19 +623,20 @@ def _stored(identifier: exp.Identifier) -> str:
     return identifier.name if identifier.quoted else identifier.name.upper()
 
 
+def _first_name(expression: Expr) -> str:
+    identifier = expression.find(exp.Identifier)
+    return _stored(identifier) if identifier else ""
+
+
 def _enter_database(run: Run, expression: exp.Create) -> None:
     """A database has a schema PUBLIC from the start, and the session that creates it is in it."""
-    identifier = expression.find(exp.Identifier)
-    assert identifier
-    database = _stored(identifier)
+    database = _first_name(expression)
     run.duckdb.execute(f'CREATE SCHEMA IF NOT EXISTS "{database}"."PUBLIC"')
     Cursor(run.connection).run(exp.maybe_parse(f'USE SCHEMA "{database}"."PUBLIC"', dialect="snowflake"), None)
 
 
 def _drop_database(run: Run, expression: exp.Drop) -> Result:
-    identifier = expression.find(exp.Identifier)
-    assert identifier
-    database = _stored(identifier)
+    database = _first_name(expression)
     attached = run.duckdb.execute("SELECT 1 FROM duckdb_databases() WHERE database_name = ?", [database]).fetchone()
     if not attached and not expression.args.get("exists"):
         raise does_not_exist("Database", database)

@@ -1,6 +1,7 @@
 """Table locks: one transaction at a time changes a table's rows, as in Snowflake; the next one waits.
 
-DuckDB does not wait: it lets the later of two transactions that change the same rows fail. INSERTs need no lock in either.
+DuckDB does not wait: it lets the later of two transactions that change the same rows fail. INSERTs need no lock in
+either.
 """
 
 from __future__ import annotations
@@ -35,8 +36,7 @@ class TableLocks:
         """Wait until the session may change the table. Raises Snowflake's 625 after an hour."""
         deadline = time.monotonic() + WAIT_SECONDS
         with self._changed:
-            while (holder := self._holders.get(table)) not in (None, session):
-                assert holder
+            while (holder := self._holders.get(table)) and holder is not session:
                 idle = time.monotonic() - holder.last_active
                 if idle > IDLE_SECONDS and holder.abort_transaction(f"another waited for {table}, idle {idle:.0f} s"):
                     self._release(holder)

@@ -1,4 +1,4 @@
-"""Names as SQL spells them: quoted and unquoted identifiers, ``IDENTIFIER(?)``, the scope of a SHOW, comments to look past.
+"""Names as SQL spells them: quoted and unquoted identifiers, ``IDENTIFIER(?)``, the scope of a SHOW; comments.
 
 What an object of some kind is belongs in the module of its concern.
 """

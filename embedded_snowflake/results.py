@@ -1,4 +1,7 @@
-"""What a statement answered: the rows, their Snowflake types, and the document that tells a client. Results can be asked for again."""
+"""What a statement answered: the rows, their Snowflake types, and the document that tells a client.
+
+The latest results are remembered, since clients and RESULT_SCAN ask for them again.
+"""
 
 from __future__ import annotations
 
@@ -170,14 +173,14 @@ def document(result: Result, connection: FakeSnowflakeConnection, describe_only:
 
 
 def _for_clients(table: pa.Table, rowtype: list[ColumnInfo]) -> pa.Table:
-    """The rows in Snowflake's Arrow layout. fakesnow makes 1970-01-01 of a timestamp that is NULL; here it stays NULL."""
+    """The rows in Snowflake's Arrow layout. fakesnow makes 1970-01-01 of a NULL timestamp; here it stays NULL."""
     written = to_sf(table, rowtype)
     for position, column in enumerate(table.columns):
         if not (pa.types.is_timestamp(column.type) and column.null_count):
             continue
         struct = written.column(position).combine_chunks()
         parts = [pc.fill_null(struct.field(index), 0) for index in range(struct.type.num_fields)]
-        missing = pc.is_null(column.combine_chunks())
+        missing = column.combine_chunks().is_null()
         masked = pa.StructArray.from_arrays(parts, fields=list(struct.type), mask=missing)
         written = written.set_column(position, written.schema.field(position), masked)
     return written

@@ -36,9 +36,9 @@ from starlette.routing import Route
 from embedded_snowflake import execution, results, sessions, stages, statements
 from embedded_snowflake.catalog import Catalog
 from embedded_snowflake.errors import ProgrammingError
+from embedded_snowflake.job_credentials import JobCredentials
 from embedded_snowflake.locks import TableLocks
 from embedded_snowflake.results import Result, Results
-from embedded_snowflake.job_credentials import JobCredentials
 
 if TYPE_CHECKING:
     from fakesnow.fakes import FakeSnowflakeConnection
@@ -48,7 +48,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # The modules whose import fills the table of served statements; the first pattern that matches wins.
-CONCERNS = ("dialect", "sessions", "stages", "stage_queries", "descriptions", "compute_pools", "jobs", "models", "model_inference", "ai_functions")
+CONCERNS = (
+    "dialect",
+    "sessions",
+    "stages",
+    "stage_queries",
+    "descriptions",
+    "compute_pools",
+    "jobs",
+    "models",
+    "model_inference",
+    "ai_functions",
+)
 
 THREADS = 400
 
@@ -129,8 +140,6 @@ class EmbeddedSnowflake:
             callback()
         self.catalog.close()
         self.fakesnow.duck_conn.close()
-
-    # -- routes ------------------------------------------------------------------------------------------------
 
     def app(self) -> Starlette:
         """The ASGI application: fakesnow's routes, with login and query answered here first."""

@@ -1,7 +1,7 @@
-"""Sessions and what they use: the current warehouse and role, parameters, query ids, open transactions; warehouses, roles and grants.
+"""Sessions and what they use: warehouse, role, parameters, query ids, open transactions; warehouses, roles and grants.
 
-There is one user and it owns everything, so a warehouse is a row that is started and suspended and does no work, and a role or a
-GRANT is recorded and shown and restrains nobody. Compute pools, which do work, are in ``compute_pools``.
+There is one user and it owns everything, so a warehouse is a row that is started and suspended and does no work, and a
+role or a GRANT is recorded and shown and restrains nobody. Compute pools, which do work, are in ``compute_pools``.
 """
 
 from __future__ import annotations
@@ -125,9 +125,6 @@ def known_warehouse(server: EmbeddedSnowflake, name: str) -> str | None:
     return name.upper() if name.upper() in _warehouses(server) else None
 
 
-# -- what a session sets ------------------------------------------------------------------------------------------------
-
-
 @statement(rf"USE WAREHOUSE (?P<name>{NAME})")
 def use_warehouse(request: Statement) -> Answer:
     """USE WAREHOUSE name"""
@@ -155,7 +152,7 @@ def use_secondary_roles(request: Statement) -> Answer:
 
 @statement(r"(?:SELECT|CALL) SYSTEM\$CANCEL_ALL_QUERIES\s*\(.*\)")
 def cancel_all_queries(request: Statement) -> Answer:
-    """SELECT SYSTEM$CANCEL_ALL_QUERIES(session): Snowpark's farewell; a session runs one statement at a time, so there is none"""
+    """SELECT SYSTEM$CANCEL_ALL_QUERIES(session): Snowpark's farewell; a session has no other statement to cancel"""
     return rows(["SYSTEM$CANCEL_ALL_QUERIES"], [["no queries to cancel"]])
 
 
@@ -197,12 +194,11 @@ def show_parameters(request: Statement) -> Answer:
 def show_users(request: Statement) -> Answer:
     """SHOW USERS: the one user"""
     name = request.server.configuration.user.upper()
-    return rows(["name", "login_name", "display_name", "disabled", "default_role", "owner"], [
-        (name, name, name, "false", OWNER, OWNER)
-    ])
+    return rows(
+        ["name", "login_name", "display_name", "disabled", "default_role", "owner"],
+        [(name, name, name, "false", OWNER, OWNER)],
+    )
 
-
-# -- warehouses ---------------------------------------------------------------------------------------------------------
 
 _SIZES = {"XSMALL": "X-Small", "SMALL": "Small", "MEDIUM": "Medium", "LARGE": "Large", "XLARGE": "X-Large"}
 
@@ -299,12 +295,15 @@ def show_warehouses(request: Statement) -> Answer:
     shown = Shown.of(request.match, request.connection, request.binds)
     current = of(request.connection).warehouse
     columns = (
-        "name state type size running queued is_default is_current auto_suspend auto_resume created_on owner comment"
-    ).split()
+        *("name", "state", "type", "size", "running", "queued", "is_default", "is_current"),
+        *("auto_suspend", "auto_resume", "created_on", "owner", "comment"),
+    )
     known = request.server.catalog.query("SELECT * FROM warehouses ORDER BY name")
     answer = [
-        (row["name"], row["state"], row["type"], row["size"], 0, 0, "N", "Y" if row["name"] == current else "N")
-        + (row["auto_suspend"], str(row["auto_resume"]).lower(), row["created_on"], OWNER, row["comment"])
+        (
+            *(row["name"], row["state"], row["type"], row["size"], 0, 0, "N", "Y" if row["name"] == current else "N"),
+            *(row["auto_suspend"], str(row["auto_resume"]).lower(), row["created_on"], OWNER, row["comment"]),
+        )
         for row in known
         if shown.has(row["name"])
     ]
@@ -318,9 +317,6 @@ def _warehouses(server: EmbeddedSnowflake) -> list[str]:
 def _require_warehouse(server: EmbeddedSnowflake, name: str) -> None:
     if name not in _warehouses(server):
         raise _no_object(name)
-
-
-# -- roles and grants ---------------------------------------------------------------------------------------------------
 
 
 @statement(rf"CREATE(?P<replace> OR REPLACE)? ROLE(?P<exists> IF NOT EXISTS)? (?P<name>{NAME})(?P<options>.*)")

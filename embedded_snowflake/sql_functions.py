@@ -1,6 +1,7 @@
-"""Snowflake functions and syntax that neither fakesnow nor DuckDB has, put in words that they have, one rule each on the parsed SQL.
+"""Snowflake functions and syntax that neither fakesnow nor DuckDB has, in words that they have: a rule each.
 
-What changes a statement's semantics (transactions, MERGE, stages) belongs in ``execution``, ``copying`` and ``stage_queries``.
+What changes a statement's semantics (transactions, MERGE, stages) belongs in ``execution``, ``copying`` and
+``stage_queries``.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlglot import exp
-from sqlglot.expressions import Expression
+from sqlglot import Expr, exp
 
 from embedded_snowflake import sessions, stages
-from embedded_snowflake.errors import ProgrammingError, unsupported
+from embedded_snowflake.errors import unsupported
 
 if TYPE_CHECKING:
     from fakesnow.fakes import FakeSnowflakeConnection
@@ -36,22 +36,22 @@ class Context:
     connection: FakeSnowflakeConnection
 
 
-Rule = Callable[[Expression, Context], Expression]
+Rule = Callable[[Expr, Context], Expr]
 
 
-def translate(expression: Expression, context: Context) -> Expression:
+def translate(expression: Expr, context: Context) -> Expr:
     """``expression`` with every rule applied to every node of it."""
     _name_columns(expression)
     return expression.transform(lambda node: _translate_node(node, context), copy=False)
 
 
-def _translate_node(node: Expression, context: Context) -> Expression:
+def _translate_node(node: Expr, context: Context) -> Expr:
     for rule in _RULES:
         node = rule(node, context)
     return node
 
 
-def _name_columns(expression: Expression) -> None:
+def _name_columns(expression: Expr) -> None:
     """Snowflake names a column without an alias by its text in upper case; DuckDB has names of its own."""
     for select in expression.find_all(exp.Select):
         projections = select.expressions
@@ -62,15 +62,12 @@ def _name_columns(expression: Expression) -> None:
         select.set("expressions", projections)
 
 
-def _needs_name(projection: Expression) -> bool:
+def _needs_name(projection: Expr) -> bool:
     named = (exp.Column, exp.Alias, exp.Aliases, exp.Star, exp.Dot, exp.Placeholder, exp.Parameter)
     return not isinstance(projection, named) and not projection.find(exp.Aliases, exp.Parameter)
 
 
-# -- who and where ------------------------------------------------------------------------------------------------------
-
-
-def _context_function(node: Expression, context: Context) -> Expression:
+def _context_function(node: Expr, context: Context) -> Expr:
     session, connection = sessions.of(context.connection), context.connection
     user = context.server.configuration.user.upper()
     values: dict[type, object] = {
@@ -91,7 +88,9 @@ def _context_function(node: Expression, context: Context) -> Expression:
         return _literal(values[type(node)])
     if isinstance(node, exp.CurrentAvailableRoles):
         return exp.Literal.string('["' + '", "'.join(sessions.SYSTEM_ROLES) + '"]')
-    name = node.name.upper() if isinstance(node, exp.Anonymous) else ""
+    if not isinstance(node, exp.Anonymous):
+        return node
+    name = node.name.upper()
     if name == "LAST_QUERY_ID":
         return _literal(last_query_id(node, session))
     named = {"CURRENT_IP_ADDRESS": "127.0.0.1", "CURRENT_SECONDARY_ROLES": ""}
@@ -108,11 +107,11 @@ def last_query_id(node: exp.Anonymous, session: sessions.Session) -> str | None:
         return None
 
 
-def _literal(value: object) -> Expression:
+def _literal(value: object) -> Expr:
     return exp.cast(exp.null(), "VARCHAR") if value is None else exp.Literal.string(str(value))
 
 
-def _values_column(node: Expression, _: Context) -> Expression:
+def _values_column(node: Expr, _: Context) -> Expr:
     """$1 of VALUES or of a query is its first column."""
     if not (isinstance(node, exp.Parameter) and isinstance(node.this, exp.Literal) and node.this.name.isdigit()):
         return node
@@ -130,12 +129,12 @@ def _values_column(node: Expression, _: Context) -> Expression:
     return node
 
 
-def _is_quoted(projection: Expression) -> bool:
+def _is_quoted(projection: Expr) -> bool:
     identifier = projection.args.get("alias") or projection.this
     return isinstance(identifier, exp.Identifier) and identifier.quoted
 
 
-def _date_arithmetic(node: Expression, _: Context) -> Expression:
+def _date_arithmetic(node: Expr, _: Context) -> Expr:
     """A date plus days is a date; DuckDB makes a timestamp of it."""
     if not isinstance(node, (exp.DateAdd, exp.DateSub, exp.DateTrunc, exp.TimestampTrunc)) or not _is_date(node):
         return node
@@ -145,7 +144,7 @@ def _date_arithmetic(node: Expression, _: Context) -> Expression:
     return exp.cast(node.copy(), "DATE")
 
 
-def _is_date(node: Expression | None) -> bool:
+def _is_date(node: Expr | None) -> bool:
     if isinstance(node, exp.CurrentDate):
         return True
     if isinstance(node, exp.Cast):
@@ -155,15 +154,15 @@ def _is_date(node: Expression | None) -> bool:
     return False
 
 
-def _any_order(node: Expression, _: Context) -> Expression:
-    """ROW_NUMBER() OVER (ORDER BY SEQ8()), as Snowpark numbers rows: any order will do. SEQ8 is a window itself here."""
+def _any_order(node: Expr, _: Context) -> Expr:
+    """ROW_NUMBER() OVER (ORDER BY SEQ8()), as Snowpark numbers rows: any order will do. SEQ8 is a window here."""
     order = node.args.get("order") if isinstance(node, exp.Window) else None
     if order and all(re.fullmatch("seq[1248]", key.this.key) for key in order.expressions):
         node.set("order", None)
     return node
 
 
-def _share(node: Expression, _: Context) -> Expression:
+def _share(node: Expr, _: Context) -> Expr:
     """RATIO_TO_REPORT(x) OVER (...) is x / SUM(x) OVER (...)"""
     function = node.this if isinstance(node, exp.Window) else None
     if not (isinstance(function, exp.Anonymous) and function.name.upper() == "RATIO_TO_REPORT"):
@@ -174,10 +173,7 @@ def _share(node: Expression, _: Context) -> Expression:
     return exp.Div(this=exp.cast(value.copy(), "DOUBLE"), expression=total)
 
 
-# -- functions ------------------------------------------------------------------------------------------------------------
-
-
-def _width_bucket(node: Expression, _: Context) -> Expression:
+def _width_bucket(node: Expr, _: Context) -> Expr:
     if not isinstance(node, exp.WidthBucket):
         return node
     value, low, high, count = (
@@ -191,7 +187,7 @@ def _width_bucket(node: Expression, _: Context) -> Expression:
     return exp.maybe_parse(f"CAST({sql} AS BIGINT)", dialect="snowflake")
 
 
-def _hash(node: Expression, _: Context) -> Expression:
+def _hash(node: Expr, _: Context) -> Expr:
     """HASH and HASH_AGG: not Snowflake's numbers, but as good a fingerprint. HASH_AGG counts rows that are equal."""
     is_plain = isinstance(node, exp.Anonymous) and node.name.upper() == "HASH"
     if not (is_plain or isinstance(node, exp.HashAgg)):
@@ -204,13 +200,13 @@ def _hash(node: Expression, _: Context) -> Expression:
     return exp.cast(exp.Mod(this=exp.paren(total), expression=exp.Literal.number(_HASH_MODULUS)), "BIGINT")
 
 
-def _sources(node: Expression) -> list[str]:
+def _sources(node: Expr) -> list[str]:
     select = node.find_ancestor(exp.Select)
     tables = [select.args["from_"].this, *(join.this for join in select.args.get("joins") or [])] if select else []
     return [table.alias_or_name for table in tables]
 
 
-def _presigned_url(node: Expression, context: Context) -> Expression:
+def _presigned_url(node: Expr, context: Context) -> Expr:
     """GET_PRESIGNED_URL(@stage, path [, seconds])"""
     if not (isinstance(node, exp.Anonymous) and node.name.upper() == "GET_PRESIGNED_URL"):
         return node
@@ -225,7 +221,7 @@ def _presigned_url(node: Expression, context: Context) -> Expression:
     return exp.Anonymous(this="_PRESIGNED_URL", expressions=arguments)
 
 
-def _system_function(node: Expression, _: Context) -> Expression:
+def _system_function(node: Expr, _: Context) -> Expr:
     if (
         isinstance(node, exp.Anonymous)
         and node.name.upper().startswith("SYSTEM$")
@@ -239,12 +235,3 @@ _RULES: tuple[Rule, ...] = (
     *(_context_function, _values_column, _date_arithmetic, _any_order, _width_bucket, _share, _hash, _presigned_url),
     _system_function,
 )
-
-
-def unknown_function(name: str) -> ProgrammingError:
-    """Snowflake's 2140, with the words by which a refusal of this server is known."""
-    return ProgrammingError(
-        msg=f"SQL compilation error:\nUnknown function {name.upper()}; unsupported on the embedded server: function {name.upper()}",
-        errno=2140,
-        sqlstate="42601",
-    )

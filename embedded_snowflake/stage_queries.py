@@ -1,4 +1,4 @@
-"""Queries on the files of a stage: ``SELECT $1, METADATA$FILENAME FROM @stage``, INFER_SCHEMA, DIRECTORY, and how a file is read.
+"""Queries on the files of a stage: ``SELECT $1, METADATA$FILENAME FROM @stage``, INFER_SCHEMA, and how a file is read.
 
 A stage in a FROM clause becomes a temporary view of the session's DuckDB connection for as long as the statement runs.
 """
@@ -19,8 +19,7 @@ import duckdb
 import pyarrow as pa
 from fakesnow.transforms.file_format import lookup_file_format
 from fakesnow.transforms.options import parse_options
-from sqlglot import exp
-from sqlglot.expressions import Expression
+from sqlglot import Expr, exp
 
 from embedded_snowflake import names, sessions, stages
 from embedded_snowflake.errors import ProgrammingError, does_not_exist, invalid, unsupported
@@ -82,7 +81,7 @@ def named_format(connection: FakeSnowflakeConnection, name: str) -> FileFormat:
 
 
 def format_from(
-    connection: FakeSnowflakeConnection, location: StageLocation, written: Sequence[Expression] | None
+    connection: FakeSnowflakeConnection, location: StageLocation, written: Sequence[Expr] | None
 ) -> FileFormat:
     """The format that ``FILE_FORMAT = (...)`` gives; without one, the stage's own."""
     options = parse_options(written) if written else {}
@@ -123,9 +122,6 @@ def drop_temporary_formats(server: EmbeddedSnowflake, session: sessions.Session)
         forget_format(server, name)
 
 
-# -- stages in FROM -------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Bound:
     """The views made for one statement; ``release`` drops them."""
@@ -144,7 +140,7 @@ class Bound:
 def bind(
     server: EmbeddedSnowflake,
     connection: FakeSnowflakeConnection,
-    expression: Expression,
+    expression: Expr,
     binds: list[Any] | dict[str, Any] | None = None,
 ) -> Bound:
     """Put a view in the place of every stage that ``expression`` reads from; ``binds`` loses those that named one."""
@@ -182,23 +178,23 @@ def _bind_one(
     server: EmbeddedSnowflake, connection: FakeSnowflakeConnection, table: exp.Table, spelled: str, bound: Bound
 ) -> None:
     select = table.find_ancestor(exp.Select)
-    if select is None or expression_is_view(table):
+    if select is None or _is_in_a_view(table):
         raise unsupported("a stage in this place of a statement", "SELECT ... FROM @stage is served")
     location = stages.resolve(server, connection, spelled)
     written, pattern = table.args.get("format"), table.args.get("pattern")
-    if isinstance(written, exp.Expression):
+    if isinstance(written, Expr):
         file_format = named_format(connection, written.name or written.sql(dialect="snowflake"))
     else:
         file_format = format_from(connection, location, None)
     found = stages.files(location, pattern.name if pattern else None)
     read = reader(location, found, file_format)
     view = register(connection, read, bound)
-    _rewrite_columns(select, read, file_format)
+    rewrite_columns(select, read, file_format)
     alias = table.args.get("alias")
     table.replace(exp.Table(this=exp.to_identifier(view, quoted=True), db="main", catalog="temp", alias=alias))
 
 
-def expression_is_view(node: Expression) -> bool:
+def _is_in_a_view(node: Expr) -> bool:
     """Whether the node is inside the definition of a view, which would outlive what it reads."""
     created = node.find_ancestor(exp.Create)
     return bool(created and created.kind == "VIEW")
@@ -215,12 +211,12 @@ def register(connection: FakeSnowflakeConnection, read: Reader, bound: Bound) ->
     return view
 
 
-def _rewrite_columns(select: exp.Select, read: Reader, file_format: FileFormat) -> None:
+def rewrite_columns(select: exp.Select, read: Reader, file_format: FileFormat) -> None:
     """Put the view's columns in the place of $1, $1:path and METADATA$FILENAME."""
     for parameter in list(select.find_all(exp.Parameter)):
         if not (isinstance(parameter.this, exp.Literal) and parameter.this.name.isdigit()):
             continue
-        node: Expression = parameter
+        node: Expr = parameter
         if isinstance(parameter.parent, exp.Column):
             node = parameter.parent
         parent = node.parent
@@ -236,7 +232,7 @@ def _rewrite_columns(select: exp.Select, read: Reader, file_format: FileFormat) 
             column.set("table", None)
 
 
-def _parquet_column(extract: exp.JSONExtract, read: Reader) -> Expression | None:
+def _parquet_column(extract: exp.JSONExtract, read: Reader) -> Expr | None:
     """The file's column behind ``$1:name``; NULL where there is none; None for a path into a column."""
     keys = list(extract.expression.find_all(exp.JSONPathKey))
     if len(keys) != 1 or len(extract.expression.expressions) != 2:
@@ -326,9 +322,6 @@ def _inferred(location: StageLocation, file_format: FileFormat) -> pa.Table:
             "ORDER_ID": pa.array(range(len(columns)), pa.int64()),
         }
     )
-
-
-# -- reading files --------------------------------------------------------------------------------------------------------
 
 
 def reader(location: StageLocation, found: list[StagedFile], file_format: FileFormat) -> Reader:
@@ -490,7 +483,7 @@ def _null_if(value: str, file_format: FileFormat) -> str | None:
 
 
 def json_rows(found: list[StagedFile], file_format: FileFormat) -> Iterator[Row]:
-    """The documents of JSON files, one after the other however they are laid out; STRIP_OUTER_ARRAY takes an array apart."""
+    """The documents of JSON files, however they are laid out; STRIP_OUTER_ARRAY takes an array apart."""
     decoder = json.JSONDecoder()
     for file in found:
         with _decoded(file, file_format) as stream:

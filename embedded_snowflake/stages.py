@@ -1,8 +1,8 @@
-"""Stages: internal stages whose files are plain files under the data directory, and what moves files in and out of them.
+"""Stages: internal stages whose files are plain files under the data directory, and what moves files in and out.
 
-A stage DB.SCHEMA.NAME is the directory ``stages/DB/SCHEMA/NAME``; a temporary one is under ``temporary_stages/<session>`` and goes with
-its session. Queries on a stage's files are in ``stage_queries``, loading and unloading in ``copying``. External stages, ``@~`` (the
-user's stage) and ``@%table`` (a table's stage) are refused.
+A stage DB.SCHEMA.NAME is the directory ``stages/DB/SCHEMA/NAME``; a temporary one is under
+``temporary_stages/<session>`` and goes with its session. Queries on a stage's files are in ``stage_queries``, loading
+and unloading in ``copying``. External stages, ``@~`` (the user's stage) and ``@%table`` (a table's stage) are refused.
 """
 
 from __future__ import annotations
@@ -97,9 +97,6 @@ class StagedFile:
     modified: float
 
 
-# -- locations ------------------------------------------------------------------------------------------------------
-
-
 def resolve(server: EmbeddedSnowflake, connection: FakeSnowflakeConnection, location: str) -> StageLocation:
     """The stage and path behind ``@stage/path``, quoted or not. Raises 2003 for a stage that is missing."""
     spelled = names.text(location)
@@ -187,9 +184,6 @@ def _directory(server: EmbeddedSnowflake, name: Name, session: str) -> Path:
 def _file_name(identifier: str) -> str:
     """A file name for any identifier; '.' and '/' cannot stay as they are."""
     return quote(identifier, safe=" ").replace(".", "%2E")
-
-
-# -- the stage as an object ---------------------------------------------------------------------------------------------
 
 
 @at_start
@@ -331,9 +325,10 @@ def show_stages(request: Statement) -> Answer:
     )
     wanted = [row for row in known if shown.has(row["name"], row["database_name"], row["schema_name"])]
     columns = (
-        "created_on name database_name schema_name url has_credentials has_encryption_key owner comment region type cloud"
-        " notification_channel storage_integration endpoint owner_role_type directory_enabled"
-    ).split()
+        *("created_on", "name", "database_name", "schema_name", "url", "has_credentials", "has_encryption_key"),
+        *("owner", "comment", "region", "type", "cloud", "notification_channel", "storage_integration", "endpoint"),
+        *("owner_role_type", "directory_enabled"),
+    )
     answer = []
     for row in wanted[: shown.limit]:
         enabled = "TRUE" in Options.parse(json.loads(row["options"]).get("DIRECTORY", "")).get("ENABLE").upper()
@@ -342,9 +337,6 @@ def show_stages(request: Statement) -> Answer:
         more = ("", "N", "N", sessions.OWNER, row["comment"], None, kind, None, None, None, None, "ROLE")
         answer.append((*place, *more, "Y" if enabled else "N"))
     return rows(columns, answer)
-
-
-# -- listing and removing -----------------------------------------------------------------------------------------------
 
 
 @statement(rf"(?:LIST|LS) (?P<location>{LOCATION}|\?)(?: PATTERN\s*=\s*(?P<pattern>'(?:[^'\\]|\\.|'')*'))?")
@@ -374,8 +366,9 @@ def remove_files(request: Statement) -> Answer:
 
 
 def _location(request: Statement) -> StageLocation:
-    token = request.group("location") or ""
-    return resolve(request.server, request.connection, names.first_bind(request.binds) if token == "?" else token)
+    spelled = request.group("location") or ""
+    location = names.first_bind(request.binds) if spelled == "?" else spelled
+    return resolve(request.server, request.connection, location)
 
 
 def _pattern(request: Statement) -> str | None:
@@ -426,15 +419,12 @@ def md5_digests(server: EmbeddedSnowflake, found: list[StagedFile]) -> dict[str,
     return digests
 
 
-# -- PUT ------------------------------------------------------------------------------------------------------------------
-
-
 @statement(rf"PUT (?P<source>{FILE_URL}) (?P<location>{LOCATION}|\?)(?P<options>.*)")
 def put(request: Statement) -> Answer:
     """PUT file://path @stage[/path] [AUTO_COMPRESS = ] [OVERWRITE = ] [SOURCE_COMPRESSION = ] [PARALLEL = ]
 
-    The client sends each file to an upload address of ours, which makes it appear on the stage as a whole. The client of
-    a stage given as ``?`` cannot ask for one address per file: it writes into the stage's directory itself.
+    The client sends each file to an upload address of ours, which makes it appear on the stage as a whole. The client
+    of a stage given as ``?`` cannot ask for one address per file: it writes into the stage's directory itself.
     """
     location = _location(request)
     directory = StageLocation(location.stage, location.path and location.path.rstrip("/") + "/")
@@ -475,8 +465,8 @@ def _put_without_overwriting(
     """The finished PUT where a target exists already, else None.
 
     The connector reports SKIPPED only for storage that this server cannot be; so the server, which is on the client's
-    machine, copies what is new and reports the rest as skipped. A source without a directory is the connector asking for
-    the address of one file of a PUT that it has begun.
+    machine, copies what is new and reports the rest as skipped. A source without a directory is the connector asking
+    for the address of one file of a PUT that it has begun.
     """
     if "/" not in source:
         return None
@@ -496,10 +486,15 @@ def _put_without_overwriting(
         kind = "GZIP" if packed else (_encoding(path) or "none").upper()
         before = "NONE" if packed else kind
         result.append(
-            (path.name, target.name, size, target.stat().st_size if uploaded else 0, before, kind)
-            + ("UPLOADED" if uploaded else "SKIPPED", "")
+            (
+                *(path.name, target.name, size, target.stat().st_size if uploaded else 0, before, kind),
+                *("UPLOADED" if uploaded else "SKIPPED", ""),
+            )
         )
-    columns = "source target source_size target_size source_compression target_compression status message".split()
+    columns = (
+        *("source", "target", "source_size", "target_size"),
+        *("source_compression", "target_compression", "status", "message"),
+    )
     return rows(columns, result)
 
 
@@ -520,7 +515,7 @@ def _encoding(source: Path) -> str | None:
 
 def _copy(server: EmbeddedSnowflake, source: Path, target: Path, packed: bool = False) -> bool:
     """Copy a file onto a stage in one step, packed by gzip or as it is. False when the target has come into being."""
-    partial = _incoming(server)
+    partial = incoming(server)
     with source.open("rb") as read, gzip.open(partial, "wb") if packed else partial.open("wb") as written:
         shutil.copyfileobj(read, written)
     return publish(partial, target, overwrite=False)
@@ -547,13 +542,11 @@ def publish(partial: Path, target: Path, overwrite: bool) -> bool:
     return False
 
 
-def _incoming(server: EmbeddedSnowflake) -> Path:
+def incoming(server: EmbeddedSnowflake) -> Path:
+    """A path for a file that is not yet on its stage, on the same file system."""
     directory = server.data_dir / "incoming"
     directory.mkdir(exist_ok=True)
     return directory / uuid.uuid4().hex
-
-
-# -- GET ------------------------------------------------------------------------------------------------------------------
 
 
 @statement(rf"GET (?P<location>{LOCATION}|\?) (?P<target>{FILE_URL})(?P<options>.*)")
@@ -587,7 +580,8 @@ def get(request: Statement) -> Answer:
 
 @statement(
     rf"COPY FILES INTO (?P<target>{LOCATION}) FROM (?P<location>{LOCATION})"
-    r"(?: FILES\s*=\s*\((?P<files>[^)]*)\))?(?: PATTERN\s*=\s*(?P<pattern>'(?:[^'\\]|\\.|'')*'))?(?: DETAILED_OUTPUT\s*=\s*\w+)?"
+    r"(?: FILES\s*=\s*\((?P<files>[^)]*)\))?(?: PATTERN\s*=\s*(?P<pattern>'(?:[^'\\]|\\.|'')*'))?"
+    r"(?: DETAILED_OUTPUT\s*=\s*\w+)?"
 )
 def copy_files(request: Statement) -> Answer:
     """COPY FILES INTO @stage[/path/] FROM @stage[/path/] [FILES = (...)] [PATTERN = 'regex']"""
@@ -602,14 +596,11 @@ def copy_files(request: Statement) -> Answer:
         if named and relative not in named:
             continue
         into = target.path + ("" if target.path.endswith("/") or not target.path else "/") + relative
-        partial = _incoming(request.server)
+        partial = incoming(request.server)
         shutil.copyfile(file.local, partial)
         publish(partial, within(target.stage.directory, into), overwrite=True)
         copied.append((f"{target.stage.name.name.lower()}/{into}",))
     return rows(["file"], copied)
-
-
-# -- signed addresses -----------------------------------------------------------------------------------------------------
 
 
 def signed_url(server: EmbeddedSnowflake, action: str, file: Path, seconds: float, overwrite: bool = True) -> str:
@@ -654,10 +645,15 @@ def routes(server: EmbeddedSnowflake) -> list[Route]:
             file, overwrite = _claims(server, request.path_params["token"], "upload")
         except (PermissionError, ValueError) as error:
             return PlainTextResponse(str(error), 403)
-        partial = _incoming(server)
-        with partial.open("wb") as written:
-            async for chunk in request.stream():
-                await run_in_threadpool(written.write, chunk)
+        partial = incoming(server)
+        try:
+            with partial.open("wb") as written:
+                async for chunk in request.stream():
+                    await run_in_threadpool(written.write, chunk)
+        except BaseException:
+            # The client has gone away in the middle.
+            partial.unlink()
+            raise
         if not await run_in_threadpool(publish, partial, file, overwrite):
             return PlainTextResponse("the file exists on the stage and OVERWRITE is FALSE", 412)
         return Response()

@@ -1,7 +1,8 @@
 """The table of statement -> handler: what is served besides fakesnow's SQL, and how an answer is given.
 
-A module that serves statements marks its functions with ``@statement(pattern)``; the patterns together are the list of what is served.
-What a statement does belongs in the module of its concern (stages, compute_pools, jobs, models, ai_functions), not here.
+A module that serves statements marks its functions with ``@statement(pattern)``; the patterns together are the list of
+what is served. What a statement does belongs in the module of its concern (stages, compute_pools, jobs, models,
+ai_functions), not here.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Sql:
-    """Answer with this SQL (Snowflake dialect) instead, through fakesnow. The binds of the statement go with it when kept."""
+    """Answer with this SQL (Snowflake dialect) instead. The binds of the statement go with it when kept."""
 
     sql: str
     keep_binds: bool = False
@@ -134,7 +135,7 @@ def rewriter(marker: str) -> Callable[[Callable[[Query], str]], Callable[[Query]
 
 
 def rewrite(server: EmbeddedSnowflake, connection: FakeSnowflakeConnection, sql: str) -> str:
-    """``sql`` after every rewriter whose marker is in it. A marker may be inside a literal: rewriters look at tokens."""
+    """``sql`` after every rewriter whose marker is in it. A marker may be in a literal: rewriters look at tokens."""
     for known in REWRITERS:
         if known.marker.search(sql):
             sql = known.rewrite(Query(server, connection, sql))
@@ -162,7 +163,7 @@ def literal(value: object) -> str:
 
 
 def rows(columns: Sequence[str], values: Sequence[Sequence[object]]) -> Rows:
-    """Answer with these rows. A column is a number, a boolean or a timestamp where all its values are, and text otherwise."""
+    """Answer with these rows. A column is a number, a boolean or a timestamp where all its values are, else text."""
     by_column = list(zip(*values, strict=True)) if values else [() for _ in columns]
     arrays = [_column(column) for column in by_column]
     return Rows(pa.Table.from_arrays(arrays, names=list(columns)))

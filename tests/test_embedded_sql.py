@@ -1,4 +1,4 @@
-"""SQL on the embedded server, through Snowflake's unchanged clients: what it means, what lasts, what is refused and how fast."""
+"""SQL on the embedded server through Snowflake's unchanged clients: what it means, what lasts, what is refused."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def session(embedded):
 
 @pytest.fixture(scope="module")
 def sql(session):
-    return lambda text, *binds: session._conn._conn.cursor().execute(
-        text, binds or None, _force_qmark_paramstyle=bool(binds)
-    ).fetchall()
+    return lambda text, *binds: (
+        session._conn._conn.cursor().execute(text, binds or None, _force_qmark_paramstyle=bool(binds)).fetchall()
+    )
 
 
 def columns(session, text: str) -> list[str]:
@@ -53,15 +53,19 @@ def at_once(*work: Callable[[], object]) -> None:
         raise errors[0]
 
 
-# -- sessions -------------------------------------------------------------------------------------------------------------
-
-
 def test_a_session_knows_who_and_where_it_is(session, sql):
     ((warehouse, role, user, database, schema),) = sql(
         "SELECT CURRENT_WAREHOUSE(), CURRENT_ROLE(), CURRENT_USER(), CURRENT_DATABASE(), CURRENT_SCHEMA()"
     )
-    assert (warehouse, role, user, database, schema) == ("HOL_WAREHOUSE", "SYSADMIN", "EMBEDDED", "HOL_DB", "HOL_SCHEMA")
-    assert session.get_current_warehouse() == '"HOL_WAREHOUSE"' and session.get_current_role() == '"SYSADMIN"'
+    assert (warehouse, role, user, database, schema) == (
+        "HOL_WAREHOUSE",
+        "SYSADMIN",
+        "EMBEDDED",
+        "HOL_DB",
+        "HOL_SCHEMA",
+    )
+    assert session.get_current_warehouse() == '"HOL_WAREHOUSE"'
+    assert session.get_current_role() == '"SYSADMIN"'
     assert all(sql("SELECT CURRENT_ACCOUNT(), CURRENT_REGION(), CURRENT_VERSION(), CURRENT_SESSION()")[0])
 
 
@@ -118,20 +122,25 @@ def test_a_server_that_is_not_running_fails_within_seconds():
     assert time.monotonic() - start < 20
 
 
-# -- tables and functions -------------------------------------------------------------------------------------------------
-
-
 def test_comments_are_shown_with_tables_and_columns(sql):
     sql("CREATE OR REPLACE TABLE NOTED (ID INT PRIMARY KEY COMMENT 'the key', NAME VARCHAR(10)) COMMENT = 'a table'")
     sql("COMMENT ON COLUMN NOTED.NAME IS 'it''s a name'")
     described = {row[0]: row for row in sql("DESCRIBE TABLE NOTED")}
-    assert (described["ID"][1], described["ID"][3], described["ID"][5], described["ID"][9]) == ("NUMBER(38,0)", "N", "Y", "the key")
+    assert (described["ID"][1], described["ID"][3], described["ID"][5], described["ID"][9]) == (
+        "NUMBER(38,0)",
+        "N",
+        "Y",
+        "the key",
+    )
     assert (described["NAME"][1], described["NAME"][9]) == ("VARCHAR(10)", "it's a name")
     assert sql("SHOW TABLES LIKE 'noted' IN SCHEMA HOL_DB.HOL_SCHEMA")[0][5] == "a table"
     sql("CREATE OR REPLACE VIEW NOTED_VIEW COMMENT = 'a view' AS SELECT ID FROM NOTED")
     sql("COMMENT ON VIEW NOTED_VIEW IS 'another'")
     assert sql("SHOW VIEWS LIKE 'NOTED_V%'")[0][6] == "another"
-    assert sql("SELECT COMMENT FROM INFORMATION_SCHEMA.COLUMNS WHERE TABLE_NAME = 'NOTED' ORDER BY 1") == [("it's a name",), ("the key",)]
+    assert sql("SELECT COMMENT FROM INFORMATION_SCHEMA.COLUMNS WHERE TABLE_NAME = 'NOTED' ORDER BY 1") == [
+        ("it's a name",),
+        ("the key",),
+    ]
 
 
 def test_a_primary_key_is_declared_and_not_enforced_as_on_snowflake(sql):
@@ -151,8 +160,11 @@ def test_columns_without_an_alias_are_named_as_on_snowflake(session):
 
 
 def test_functions_that_the_project_needs(sql):
-    assert sql("SELECT WIDTH_BUCKET(5, 0, 10, 5), WIDTH_BUCKET(-1, 0, 10, 5), WIDTH_BUCKET(10, 0, 10, 5)") == [(3, 0, 6)]
-    assert sql("SELECT SHA2('a', 256)")[0][0].startswith("ca978112ca1b") and sql("SELECT MD5('a')")[0][0].startswith("0cc175b9c0f1")
+    assert sql("SELECT WIDTH_BUCKET(5, 0, 10, 5), WIDTH_BUCKET(-1, 0, 10, 5), WIDTH_BUCKET(10, 0, 10, 5)") == [
+        (3, 0, 6)
+    ]
+    assert sql("SELECT SHA2('a', 256)")[0][0].startswith("ca978112ca1b")
+    assert sql("SELECT MD5('a')")[0][0].startswith("0cc175b9c0f1")
     assert sql("SELECT TRY_CAST('x' AS INT), PARSE_JSON('{\"a\": [1, {\"b\": 2}]}'):a[1].b::INT") == [(None, 2)]
     assert sql("SELECT ARRAY_AGG(X) WITHIN GROUP (ORDER BY X) FROM VALUES ('b'), ('a') AS T(X)") == [('["a","b"]',)]
     assert sql("SELECT OBJECT_CONSTRUCT('k', 1)") == [('{"k":1}',)]
@@ -190,8 +202,6 @@ def test_a_dropped_database_is_gone_with_its_stages(embedded):
     assert not list((embedded.home / "data").rglob("SHORT_LIVED*"))
 
 
-# -- Snowpark and pandas --------------------------------------------------------------------------------------------------
-
 FRAME = pd.DataFrame(
     {
         "ID": [1, 2],
@@ -201,7 +211,10 @@ FRAME = pd.DataFrame(
         "DAY": [datetime.date(2024, 1, 1), None],
     }
 )
-ROWS = [(1, "a", datetime.datetime(2024, 1, 1, 10, 0, 0, 123456), 1.5, datetime.date(2024, 1, 1)), (2, None, None, None, None)]
+ROWS = [
+    (1, "a", datetime.datetime(2024, 1, 1, 10, 0, 0, 123456), 1.5, datetime.date(2024, 1, 1)),
+    (2, None, None, None, None),
+]
 
 
 def test_pandas_goes_in_by_write_pandas_and_comes_back_the_same(session):
@@ -210,7 +223,8 @@ def test_pandas_goes_in_by_write_pandas_and_comes_back_the_same(session):
     session.write_pandas(FRAME, "WRITTEN", use_logical_type=True)
     assert session.table("WRITTEN").count() == 4
     back = session.table("WRITTEN").sort("ID").to_pandas()
-    assert back["AT"].isna().sum() == 2 and str(back["AT"].dtype) == "datetime64[ns]"
+    assert back["AT"].isna().sum() == 2
+    assert str(back["AT"].dtype) == "datetime64[ns]"
     assert sum(len(batch) for batch in session.table("WRITTEN").to_pandas_batches()) == 4
 
 
@@ -227,7 +241,9 @@ def test_data_frames_are_created_saved_and_merged(session):
         [when_matched().update({"TEXT": source["TEXT"]}), when_not_matched().insert({"ID": source["ID"]})],
     )
     assert (result.rows_inserted, result.rows_updated) == (1, 1)
-    session.create_dataframe([(1, "x")], schema=["A", "B"]).write.save_as_table("ONLY_MINE", table_type="temp", mode="overwrite")
+    session.create_dataframe([(1, "x")], schema=["A", "B"]).write.save_as_table(
+        "ONLY_MINE", table_type="temp", mode="overwrite"
+    )
     assert session.table("HOL_DB.HOL_SCHEMA.ONLY_MINE").collect()[0].as_dict() == {"A": 1, "B": "x"}
 
 
@@ -257,13 +273,11 @@ def test_many_rows_are_inserted_all_or_none(embedded):
         assert cursor.execute("SELECT COUNT(*) FROM BATCH").fetchone() == (50,)
 
 
-# -- transactions and sessions at once ------------------------------------------------------------------------------------
-
-
 def test_merge_with_several_clauses_is_one_statement(sql):
     sql("CREATE OR REPLACE TABLE TARGET AS SELECT * FROM VALUES (1, 'one'), (2, 'two'), (3, 'three') AS T(ID, NAME)")
     counts = sql(
-        """MERGE INTO TARGET T USING (SELECT * FROM VALUES (1, 'x'), (2, 'gone'), (9, 'new') AS V(ID, NAME)) S ON T.ID = S.ID
+        """MERGE INTO TARGET T
+           USING (SELECT * FROM VALUES (1, 'x'), (2, 'gone'), (9, 'new') AS V(ID, NAME)) S ON T.ID = S.ID
            WHEN MATCHED AND S.NAME = 'gone' THEN DELETE
            WHEN MATCHED THEN UPDATE SET T.NAME = UPPER(S.NAME) || T.NAME
            WHEN NOT MATCHED THEN INSERT (ID, NAME) VALUES (S.ID, COALESCE(S.NAME, ''))"""
@@ -271,7 +285,10 @@ def test_merge_with_several_clauses_is_one_statement(sql):
     assert counts == [(1, 1, 1)]
     assert sql("SELECT * FROM TARGET ORDER BY ID") == [(1, "Xone"), (3, "three"), (9, "new")]
     with pytest.raises(ProgrammingError, match="Duplicate row"):
-        sql("MERGE INTO TARGET T USING (SELECT 9 AS ID UNION ALL SELECT 9) S ON T.ID = S.ID WHEN MATCHED THEN UPDATE SET NAME = 'q'")
+        sql(
+            "MERGE INTO TARGET T USING (SELECT 9 AS ID UNION ALL SELECT 9) S ON T.ID = S.ID "
+            "WHEN MATCHED THEN UPDATE SET NAME = 'q'"
+        )
 
 
 def test_a_merge_that_fails_halfway_changes_nothing(sql):
@@ -346,7 +363,8 @@ def test_a_transaction_left_open_by_a_closed_session_holds_nobody_up(embedded, s
         connection.cursor().execute("UPDATE HELD SET A = 2")
     start = time.monotonic()
     sql("UPDATE HELD SET A = 3")
-    assert sql("SELECT * FROM HELD") == [(3,)] and time.monotonic() - start < 10
+    assert time.monotonic() - start < 10
+    assert sql("SELECT * FROM HELD") == [(3,)]
 
 
 def test_a_slow_statement_does_not_hold_up_other_sessions_and_can_be_cancelled(embedded, sql):
@@ -364,13 +382,11 @@ def test_a_slow_statement_does_not_hold_up_other_sessions_and_can_be_cancelled(e
     thread.start()
     time.sleep(2)
     start = time.monotonic()
-    assert sql("SELECT 1") == [(1,)] and time.monotonic() - start < 3
+    assert sql("SELECT 1") == [(1,)]
+    assert time.monotonic() - start < 3
     assert not outcome
     thread.join(timeout=30)
     assert len(outcome) == 1
-
-
-# -- refusals -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -414,9 +430,6 @@ def test_errors_have_snowflakes_numbers(sql, statement, errno):
     assert error.value.errno == errno
 
 
-# -- what lasts -----------------------------------------------------------------------------------------------------------
-
-
 def connect(server: Embedded):
     # The connector reads one connections file a process, and that is the other server's.
     settings = tomlkit.parse((server.home / "connections.toml").read_text())["embedded"].unwrap()
@@ -454,7 +467,10 @@ def test_everything_lasts_across_a_restart(tmp_path: Path, kill: bool):
         assert run("SELECT * FROM T").fetchall() == [(1, "x")]
         assert run("SELECT * FROM V").fetchall() == [(2,)]
         assert run("SHOW TABLES").fetchone()[5] == "a table"
-        assert [(row[1], row[9]) for row in run("DESCRIBE TABLE T")] == [("NUMBER(38,0)", "a column"), ("VARCHAR(7)", None)]
+        assert [(row[1], row[9]) for row in run("DESCRIBE TABLE T")] == [
+            ("NUMBER(38,0)", "a column"),
+            ("VARCHAR(7)", None),
+        ]
         assert len(run("SHOW WAREHOUSES LIKE 'KEPT_WAREHOUSE'").fetchall()) == 1
         assert run("LIST @ST").fetchall() == before
         run("CREATE FILE FORMAT IF NOT EXISTS FF TYPE = CSV")

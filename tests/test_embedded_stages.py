@@ -10,7 +10,6 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -26,9 +25,9 @@ def session(embedded):
 
 @pytest.fixture
 def sql(session):
-    return lambda text, *binds: session._conn._conn.cursor().execute(
-        text, binds or None, _force_qmark_paramstyle=bool(binds)
-    ).fetchall()
+    return lambda text, *binds: (
+        session._conn._conn.cursor().execute(text, binds or None, _force_qmark_paramstyle=bool(binds)).fetchall()
+    )
 
 
 @pytest.fixture
@@ -65,7 +64,7 @@ def test_put_takes_wildcards_and_quoted_names_and_spaces(sql, tmp_path):
         (tmp_path / f"f {number}.csv").write_text(str(number))
     (tmp_path / "other.txt").write_text("x")
     assert len(sql(f"PUT 'file://{tmp_path}/*.csv' '@\"my stage\"/a b/' AUTO_COMPRESS=FALSE OVERWRITE=TRUE")) == 3
-    assert names(sql("LIST '@\"HOL_DB\".\"HOL_SCHEMA\".\"my stage\"/a b'")) == [
+    assert names(sql('LIST \'@"HOL_DB"."HOL_SCHEMA"."my stage"/a b\'')) == [
         f"my stage/a b/f {number}.csv" for number in range(3)
     ]
     sql('DROP STAGE "my stage"')
@@ -79,7 +78,9 @@ def test_put_without_overwrite_keeps_what_is_there_and_says_skipped(session, sql
     results = session.file.put(f"{tmp_path}/*.txt", f"@{stage}", auto_compress=False, overwrite=False)
     assert {result.source: result.status for result in results} == {"a.txt": "SKIPPED", "b.txt": "UPLOADED"}
     assert session.file.get_stream(f"@{stage}/a.txt").read() == b"first"
-    assert session.file.put(f"{tmp_path}/a.txt", f"@{stage}", auto_compress=False, overwrite=True)[0].status == "UPLOADED"
+    assert (
+        session.file.put(f"{tmp_path}/a.txt", f"@{stage}", auto_compress=False, overwrite=True)[0].status == "UPLOADED"
+    )
     assert session.file.get_stream(f"@{stage}/a.txt").read() == b"second"
 
 
@@ -110,15 +111,24 @@ def test_list_and_remove_take_a_prefix_and_a_pattern(session, sql, stage):
         session.file.put_stream(io.BytesIO(b"x"), f"@{stage}/{name}", auto_compress=False)
     assert len(sql(f"LS @{stage}/day=1")) == 3
     assert len(sql(f"LS @{stage}/day=1/")) == 2
-    assert names(sql(f"LIST @{stage} PATTERN='.*csv'")) == [f"{stage.lower()}/day=1/a.csv", f"{stage.lower()}/day=10/c.csv"]
+    assert names(sql(f"LIST @{stage} PATTERN='.*csv'")) == [
+        f"{stage.lower()}/day=1/a.csv",
+        f"{stage.lower()}/day=10/c.csv",
+    ]
     assert sql(f"REMOVE @{stage}/day=1/ PATTERN='.*txt'") == [(f"{stage.lower()}/day=1/b.txt", "removed")]
     assert len(sql(f"LIST @{stage}")) == 2
-    assert sql(f"RM @{stage}") and sql(f"LIST @{stage}") == []
+    assert len(sql(f"RM @{stage}")) == 2
+    assert sql(f"LIST @{stage}") == []
 
 
 def test_an_empty_stage_lists_nothing_and_a_missing_one_is_error_2003(sql, stage):
     assert sql(f"LIST @{stage}") == []
-    for statement in ("LIST @NO_SUCH_STAGE", "DESCRIBE STAGE NO_SUCH_STAGE", "REMOVE @NO_SUCH_STAGE", "DROP STAGE NO_SUCH_STAGE"):
+    for statement in (
+        "LIST @NO_SUCH_STAGE",
+        "DESCRIBE STAGE NO_SUCH_STAGE",
+        "REMOVE @NO_SUCH_STAGE",
+        "DROP STAGE NO_SUCH_STAGE",
+    ):
         with pytest.raises(ProgrammingError) as error:
             sql(statement)
         assert error.value.errno == 2003
@@ -151,7 +161,10 @@ def test_a_symbolic_link_does_not_lead_out_of_a_stage(embedded, sql, stage):
 
 
 def test_stages_are_created_described_shown_and_dropped(sql):
-    sql("create stage if not exists identifier(?) encryption = (type = 'SNOWFLAKE_SSE') DIRECTORY = (ENABLE = TRUE)", "S1")
+    sql(
+        "create stage if not exists identifier(?) encryption = (type = 'SNOWFLAKE_SSE') DIRECTORY = (ENABLE = TRUE)",
+        "S1",
+    )
     sql("create stage if not exists identifier(?) encryption = (type = 'SNOWFLAKE_SSE')", "HOL_DB.HOL_SCHEMA.S1")
     assert sql("describe stage identifier(?)", "HOL_DB.HOL_SCHEMA.S1")
     with pytest.raises(ProgrammingError) as error:
@@ -217,17 +230,22 @@ def test_snowflakes_own_stage_file_system_reads_a_stage(session, stage):
 
 
 def test_a_stages_lines_can_be_queried_with_their_file(session, sql, stage):
-    session.file.put_stream(io.BytesIO(b'"u1","good, really"\n"u2","bad ""x"""\n'), f"@{stage}/r.txt", auto_compress=True)
+    session.file.put_stream(
+        io.BytesIO(b'"u1","good, really"\n"u2","bad ""x"""\n'), f"@{stage}/r.txt", auto_compress=True
+    )
     sql("CREATE OR REPLACE FILE FORMAT QUOTED TYPE = CSV FIELD_OPTIONALLY_ENCLOSED_BY = '\"'")
     found = sql(
-        f"SELECT t.$1, t.$2, METADATA$FILENAME, METADATA$FILE_ROW_NUMBER FROM @{stage} (FILE_FORMAT => 'QUOTED') t ORDER BY 1"
+        "SELECT t.$1, t.$2, METADATA$FILENAME, METADATA$FILE_ROW_NUMBER "
+        f"FROM @{stage} (FILE_FORMAT => 'QUOTED') t ORDER BY 1"
     )
     file = f"{stage.lower()}/r.txt.gz"
     assert found == [("u1", "good, really", file, 1), ("u2", 'bad "x"', file, 2)]
 
 
 def test_json_documents_can_be_queried_by_path(session, sql, stage):
-    session.file.put_stream(io.BytesIO(b'{"a": 1, "b": {"c": "x"}}\n{"a": 2}\n'), f"@{stage}/r.json", auto_compress=False)
+    session.file.put_stream(
+        io.BytesIO(b'{"a": 1, "b": {"c": "x"}}\n{"a": 2}\n'), f"@{stage}/r.json", auto_compress=False
+    )
     sql("CREATE OR REPLACE FILE FORMAT JS TYPE = JSON")
     found = sql(f"SELECT $1:a::INT, $1:b.c::STRING FROM @{stage} (FILE_FORMAT => 'JS') ORDER BY 1")
     assert found == [(1, "x"), (2, None)]
@@ -244,10 +262,13 @@ def test_many_parquet_files_are_copied_by_column_name_all_or_nothing(session, sq
     sql("CREATE OR REPLACE TABLE LOADED (ID INT, TEXT VARCHAR, AT TIMESTAMP_NTZ, EXTRA INT)")
     at = pd.Timestamp("2024-01-02 03:04:05.678")
     for number in range(5):
-        put_parquet(session, pa.table({"id": [number], "Text": [f"t{number}"], "at": [at]}), f"@{stage}/p/{number}.parquet")
+        put_parquet(
+            session, pa.table({"id": [number], "Text": [f"t{number}"], "at": [at]}), f"@{stage}/p/{number}.parquet"
+        )
     copy = f"COPY INTO LOADED FROM @{stage}/p/ FILE_FORMAT=(TYPE=PARQUET) MATCH_BY_COLUMN_NAME=CASE_INSENSITIVE"
     loaded = sql(copy)
-    assert [row[1] for row in loaded] == ["LOADED"] * 5 and sum(row[3] for row in loaded) == 5
+    assert [row[1] for row in loaded] == ["LOADED"] * 5
+    assert sum(row[3] for row in loaded) == 5
     assert sql("SELECT * FROM LOADED ORDER BY ID")[4] == (4, "t4", at.to_pydatetime(), None)
     assert {row[1] for row in sql(copy)} == {"LOAD_SKIPPED"}
     assert sql("SELECT COUNT(*) FROM LOADED") == [(5,)]
@@ -308,18 +329,23 @@ def test_two_copies_of_the_same_files_at_once_load_them_once(embedded, session, 
 
 
 def test_a_query_is_unloaded_into_several_parquet_files_that_keep_its_names(sql, stage, tmp_path):
-    sql("CREATE OR REPLACE TABLE MANY AS SELECT SEQ4() AS ID, 'review ' || SEQ4() AS TEXT FROM TABLE(GENERATOR(ROWCOUNT => 120000))")
+    sql(
+        "CREATE OR REPLACE TABLE MANY AS SELECT SEQ4() AS ID, 'review ' || SEQ4() AS TEXT "
+        "FROM TABLE(GENERATOR(ROWCOUNT => 120000))"
+    )
     ((rows, *_),) = sql(
-        f"COPY INTO @{stage}/out/ FROM (SELECT ID, TEXT AS \"text\" FROM MANY WHERE ID >= ?) "
+        f'COPY INTO @{stage}/out/ FROM (SELECT ID, TEXT AS "text" FROM MANY WHERE ID >= ?) '
         "FILE_FORMAT=(TYPE=PARQUET) HEADER=TRUE OVERWRITE=TRUE",
         0,
     )
     assert rows == 120000
     listed = names(sql(f"LIST @{stage}/out/"))
-    assert len(listed) > 1 and all(name.endswith(".snappy.parquet") for name in listed)
+    assert len(listed) > 1
+    assert all(name.endswith(".snappy.parquet") for name in listed)
     sql(f"GET @{stage}/out/ file://{tmp_path}/")
     table = pq.read_table(tmp_path)
-    assert table.column_names == ["ID", "text"] and table.num_rows == 120000
+    assert table.column_names == ["ID", "text"]
+    assert table.num_rows == 120000
     assert len(set(table["ID"].to_pylist())) == 120000
     with pytest.raises(ProgrammingError, match="already existing"):
         sql(f"COPY INTO @{stage}/out/ FROM MANY FILE_FORMAT=(TYPE=PARQUET) HEADER=TRUE")
