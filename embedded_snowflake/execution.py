@@ -186,6 +186,7 @@ def _in_turn(session: Session) -> Iterator[None]:
         if reason := session.aborted:
             session.aborted = None
             raise ProgrammingError(msg=f"The transaction was aborted: {reason}.", errno=90232, sqlstate="40001")
+        session.cancelled = False
         try:
             yield
         finally:

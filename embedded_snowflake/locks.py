@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Snowflake ends a transaction that has been idle for five minutes and keeps another one waiting.
 IDLE_SECONDS = 300.0
 WAIT_SECONDS = 3600.0
+LOOK_SECONDS = 0.5
 
 
 @dataclass
@@ -41,6 +42,8 @@ class TableLocks:
                 if idle > IDLE_SECONDS and holder.abort_transaction(f"another waited for {table}, idle {idle:.0f} s"):
                     self._release(holder)
                     break
+                if session.cancelled:
+                    raise ProgrammingError(msg="SQL execution canceled", errno=604, sqlstate="57014")
                 if time.monotonic() > deadline:
                     raise ProgrammingError(
                         msg=f"Statement has waited {WAIT_SECONDS:.0f} s for the lock on table '{table}', "
@@ -48,7 +51,7 @@ class TableLocks:
                         errno=625,
                         sqlstate="57014",
                     )
-                self._changed.wait(1.0)
+                self._changed.wait(LOOK_SECONDS)
             self._holders[table] = session
 
     def release(self, session: Session) -> None:

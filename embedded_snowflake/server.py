@@ -164,7 +164,7 @@ class EmbeddedSnowflake:
         # fakesnow's upload route asks for no password; stages are served by embedded_snowflake.stages instead.
         left_out = {*own, "/fs_bucket/{path:path}", "/monitoring/queries/{sfqid}"}
         routes += [route for route in fakesnow_server.routes if route.path not in left_out]
-        return Starlette(routes=routes, lifespan=lifespan)
+        return Starlette(routes=routes, lifespan=lifespan, exception_handlers={Exception: _unexpected})
 
     async def login(self, request: Request) -> Response:
         """Check user and password, then let fakesnow open the session."""
@@ -307,6 +307,7 @@ class EmbeddedSnowflake:
         body = _json(await request.body(), request)
         connection = self.running.get(str(body.get("requestId")))
         if connection:
+            sessions.of(connection).cancelled = True
             connection._duck_conn.interrupt()
         return JSONResponse({"data": None, "success": True})
 
@@ -359,6 +360,11 @@ def _failure(errno: int, sqlstate: str, message: str, query_id: str | None = Non
     code = f"{errno:06d}"
     data = {"errorCode": code, "sqlState": sqlstate, "queryId": query_id}
     return {"data": data, "code": code, "message": message, "success": False}
+
+
+async def _unexpected(_: Request, error: Exception) -> Response:
+    """The answer where a route itself failed, which an HTTP 500 would have the connector repeat."""
+    return JSONResponse(_failure(603, "XX000", f"embedded server: {type(error).__name__}: {error}"))
 
 
 def _refused() -> JSONResponse:

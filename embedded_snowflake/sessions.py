@@ -64,6 +64,8 @@ class Session:
     temporary_tables: set[Name] = field(default_factory=set)
     temporary_formats: set[Name] = field(default_factory=set)
     in_transaction: bool = False
+    # Whether the running statement shall give up: its client has, or has gone.
+    cancelled: bool = False
     # Why the open transaction was ended from outside, to be said at the session's next statement.
     aborted: str | None = None
     last_active: float = field(default_factory=time.monotonic)
@@ -105,6 +107,7 @@ def at_end(ender: Callable[[EmbeddedSnowflake, Session], None]) -> Callable[[Emb
 def end(server: EmbeddedSnowflake, connection: FakeSnowflakeConnection) -> None:
     """Undo what the session left open, drop what was its own and close it."""
     session = of(connection)
+    session.cancelled = True
     for ender in _ENDERS:
         ender(server, session)
     with session.lock:

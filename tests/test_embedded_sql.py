@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import io
+import json
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -367,6 +369,34 @@ def test_a_transaction_left_open_by_a_closed_session_holds_nobody_up(embedded, s
     assert sql("SELECT * FROM HELD") == [(3,)]
 
 
+def test_a_writer_waits_for_the_transaction_before_it_and_loses_nothing(embedded, sql):
+    sql("CREATE OR REPLACE TABLE WAITED (N INT)")
+    sql("INSERT INTO WAITED VALUES (0)")
+    with embedded.connect() as connection:
+        connection.cursor().execute("BEGIN")
+        connection.cursor().execute("UPDATE WAITED SET N = N + 1")
+        second = threading.Thread(target=sql, args=("UPDATE WAITED SET N = N + 10",))
+        second.start()
+        second.join(timeout=1.5)
+        assert second.is_alive()
+        connection.cursor().execute("COMMIT")
+        second.join(timeout=20)
+    assert sql("SELECT N FROM WAITED") == [(11,)]
+
+
+def test_a_writer_that_gives_up_waiting_has_changed_nothing(embedded, sql):
+    sql("CREATE OR REPLACE TABLE LEFT_ALONE (N INT)")
+    sql("INSERT INTO LEFT_ALONE VALUES (0)")
+    with embedded.connect() as first, embedded.connect() as second:
+        first.cursor().execute("BEGIN")
+        first.cursor().execute("UPDATE LEFT_ALONE SET N = 1")
+        with pytest.raises(ProgrammingError):
+            second.cursor().execute("UPDATE LEFT_ALONE SET N = 2", timeout=2)
+        first.cursor().execute("COMMIT")
+        time.sleep(1)
+        assert second.cursor().execute("SELECT N FROM LEFT_ALONE").fetchall() == [(1,)]
+
+
 def test_a_slow_statement_does_not_hold_up_other_sessions_and_can_be_cancelled(embedded, sql):
     outcome: list[str] = []
 
@@ -428,6 +458,15 @@ def test_errors_have_snowflakes_numbers(sql, statement, errno):
     with pytest.raises(ProgrammingError) as error:
         sql(statement)
     assert error.value.errno == errno
+
+
+def test_no_request_is_answered_by_an_http_error_that_the_connector_would_repeat(embedded):
+    port = tomlkit.parse((embedded.home / "connections.toml").read_text())["embedded"].unwrap()["port"]
+    for path in ("session/v1/login-request", "queries/v1/query-request", "session?delete=true"):
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", data=b"no JSON", method="POST")
+        with urllib.request.urlopen(request) as response:
+            assert response.status == 200
+            assert json.loads(response.read())["success"] is False
 
 
 def connect(server: Embedded):
