@@ -65,7 +65,8 @@ def violations(
     """Rows that break any of ``conditions`` (name -> SQL that is TRUE for a good row)."""
     counted = ", ".join(f"COUNT_IF(NOT ({sql})) AS V{index}" for index, sql in enumerate(conditions.values()))
     row = query.row(session, f"SELECT {counted} FROM {table.name} WHERE {where}", binds)
-    broken = {condition: int(row[f"V{index}"]) for index, condition in enumerate(conditions)}
+    # An empty table has no violations; not every engine counts none as 0.
+    broken = {condition: int(row[f"V{index}"] or 0) for index, condition in enumerate(conditions)}
     return dg.AssetCheckResult(
         check_name=name,
         passed=not any(broken.values()),
@@ -89,9 +90,9 @@ def no_row_lost(session: Session, scored: Table, where: str, binds: Sequence[obj
     )
     return dg.AssetCheckResult(
         check_name=NO_ROW_LOST,
-        passed=int(missing) == 0 and int(extra) == 0,
-        metadata={"reviews without a score": int(missing), "scores without a review": int(extra)},
-        description=f"{missing} reviews have no score, {extra} scores have no review",
+        passed=not missing and not extra,
+        metadata={"reviews without a score": int(missing or 0), "scores without a review": int(extra or 0)},
+        description=f"{missing or 0} reviews have no score, {extra or 0} scores have no review",
     )
 
 

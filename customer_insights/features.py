@@ -47,7 +47,7 @@ def build(session: Session) -> int:
 
 def losses(session: Session) -> dict[str, int]:
     """Where reviews and visits do not meet: counts by reason."""
-    return {name: int(count) for name, count in query.row(session, LOSSES).items()}
+    return {name: int(count or 0) for name, count in query.row(session, LOSSES).items()}
 
 
 def fingerprint(session: Session) -> str:
