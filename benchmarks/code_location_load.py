@@ -1,4 +1,5 @@
-"""How much longer Dagster takes to load this code location than an empty one: medians of interleaved fresh processes."""
+"""How much longer Dagster takes to load this code location than an empty one: medians of interleaved fresh
+processes."""
 
 from __future__ import annotations
 

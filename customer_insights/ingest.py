@@ -388,7 +388,8 @@ def _merge_reviews(decided: str) -> str:
     updates = ", ".join(f"t.{name} = s.{name}" for name in every if name not in RAW_REVIEWS.key)
     return (
         f"MERGE INTO {RAW_REVIEWS.name} AS t USING (\n"
-        f"  SELECT {', '.join(names)}, CAST(? AS TIMESTAMP_NTZ) AS INGESTED_AT, ? AS RUN_ID FROM {decided} WHERE ACCEPTED\n"
+        f"  SELECT {', '.join(names)}, CAST(? AS TIMESTAMP_NTZ) AS INGESTED_AT, ? AS RUN_ID\n"
+        f"  FROM {decided} WHERE ACCEPTED\n"
         f") AS s ON t.UUID = s.UUID\nWHEN MATCHED THEN UPDATE SET {updates}\n"
         f"WHEN NOT MATCHED THEN INSERT ({', '.join(every)}) VALUES ({', '.join(f's.{name}' for name in every)})"
     )

@@ -632,3 +632,10 @@ _READERS: dict[str, Callable[[IO[bytes], _File], Iterator[Review | Reject]]] = {
     ".json": _json_lines,
     ".parquet": _parquet,
 }
+
+EXTENSIONS = tuple(sorted(_READERS))
+
+
+def is_review_file(name: str) -> bool:
+    """Whether the file's name says that it holds reviews in one of the formats, packed or not."""
+    return name.lower().removesuffix(".gz").endswith(EXTENSIONS)

@@ -69,7 +69,8 @@ def score_pending(
         nodes = [node for node in ray.nodes() if node["Alive"]]
         slots = max(1, min(len(files), int(ray.cluster_resources().get("CPU", 1))))
         actors = [_scorer_actor().remote(make_scorer, table, scores, run_id) for _ in range(slots)]
-        scored = ray.util.ActorPool(actors).map_unordered(lambda actor, file: actor.score.remote(file), files)
+        pool: Any = ray.util.ActorPool(actors)
+        scored = pool.map_unordered(lambda actor, file: actor.score.remote(file), files)
         rows = sum(int(count) for count in scored)
         merged = publish.merge(session, table, scores)
         return ScoringReport(

@@ -1,4 +1,5 @@
-"""Every table once: columns, types, descriptions, keys. DDL, Dagster's column schemas and the checks on keys all come from here.
+"""Every table once: columns, types, descriptions, keys. DDL, Dagster's column schemas and the checks on keys all come
+from here.
 
 A column name is spelt in this module and nowhere else; statements are in the module of their concept.
 """
