@@ -62,7 +62,10 @@ class SequenceClassifier:
         """
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers.utils import logging
 
+        # A bar that is redrawn fills a job's log.
+        logging.disable_progress_bar()
         self.name, self.revision = identity(name, revision)
         torch.set_num_threads(threads)
         where: dict[str, Any] = {} if Path(name).is_dir() else {"revision": self.revision}
