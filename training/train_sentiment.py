@@ -130,8 +130,8 @@ for a demonstration, and its weak languages are in the table.
 * **Held out**: a quarter of every source and language, chosen before training (`sample_data.held_out`). With six to
   sixteen positive or negative texts in a language, its AUC is uncertain by about +-0.15 to 0.2; the first three rows
   carry the weight.
-* **Chosen** with a look at the held-out reviews: one regression over all classes, and the shifts by language (macro-F1 of
-  USE on the written reviews 0.65 without, 0.70 with them, at equal AUC, in a first trial on fewer Chinese
+* **Chosen** with a look at the held-out reviews: one regression over all classes, and the shifts by language
+  (macro-F1 of USE on the written reviews 0.65 without, 0.70 with them, at equal AUC, in a first trial on fewer Chinese
   reviews).
 * **Speed** on one core: {speed:.0f} texts a second on the written reviews (160 characters on average), language
   detection included.
