@@ -1,0 +1,27 @@
+"""The named connection as assets use it, and as dagster-snowflake's own resource."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Embedded
+
+from resources.errors import SnowflakeConnectionError
+from resources.snowflake import SnowflakeConnection
+
+
+def test_dagster_snowflakes_resource_runs_sql_on_the_same_connection(embedded: Embedded):
+    resource = SnowflakeConnection(connection_name="embedded", schema_name="HOL_SCHEMA").snowflake_resource()
+    with resource.get_connection() as connection:
+        row = connection.cursor().execute("SELECT 6 * 7, CURRENT_SCHEMA()").fetchone()
+    assert row == (42, "HOL_SCHEMA")
+
+
+def test_a_value_is_bound_and_never_becomes_sql(embedded: Embedded):
+    hostile = "x'; DROP DATABASE HOL_DB; --"
+    assert SnowflakeConnection(connection_name="embedded").query("SELECT ? AS V", [hostile]) == [{"V": hostile}]
+
+
+def test_a_connection_that_is_not_there_is_named(embedded: Embedded):
+    for ask in (lambda c: c.query("SELECT 1"), lambda c: c.snowflake_resource()):
+        with pytest.raises(SnowflakeConnectionError, match="'nowhere'"):
+            ask(SnowflakeConnection(connection_name="nowhere"))
