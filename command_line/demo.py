@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SAMPLE_DIRECTORY = local.ROOT / ".cache" / "sample_data"
 FILES_DIRECTORY = local.ROOT / ".cache" / "demo_files"
 TAG = "customer_insights/demo"
-EXCERPT_CHARACTERS = 24
+EXCERPT_CHARACTERS = 20
 POLL_SECONDS = 0.5
 START_TIMEOUT_SECONDS = 120
 

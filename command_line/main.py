@@ -97,7 +97,8 @@ def summary(title: str, columns: list[str], rows: Sequence[Sequence[object]]) ->
     """A table for the terminal."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for name in columns:
-        table.add_column(name, overflow="fold")
+        # A line a row: what is longer ends in an ellipsis.
+        table.add_column(name, overflow="ellipsis", no_wrap=True)
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
     return table

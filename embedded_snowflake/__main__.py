@@ -16,6 +16,7 @@ import stat
 import sys
 from pathlib import Path
 
+import duckdb
 import tomlkit
 import uvicorn
 
@@ -64,30 +65,44 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     port = listener.getsockname()[1]
     file = options.connections_file or options.data_dir.resolve().parent / "connections.toml"
-    password = write_connection(file, port, options.database, options.schema, options.warehouse)
-    server = EmbeddedSnowflake(
-        Configuration(
-            options.data_dir.resolve(),
-            port,
-            CONNECTION,
-            password,
-            options.sentiment_model,
-            object_store_memory=options.object_store_mb * 2**20,
-        )
+    password = known_password(file) or secrets.token_urlsafe(24)
+    configuration = Configuration(
+        options.data_dir.resolve(),
+        port,
+        CONNECTION,
+        password,
+        options.sentiment_model,
+        object_store_memory=options.object_store_mb * 2**20,
     )
+    try:
+        server = EmbeddedSnowflake(configuration)
+    except duckdb.IOException as error:
+        if "lock" not in str(error):
+            raise
+        print(
+            f"{options.data_dir} is in use by another embedded Snowflake: use that one, or stop it (`make stop`)",
+            file=sys.stderr,
+        )
+        return 1
+    # Not before: the connection of a server that runs on the same data would be overwritten.
+    write_connection(file, port, password, options.database, options.schema, options.warehouse)
+    listener.listen()
     print(f"embedded Snowflake listens on 127.0.0.1:{port}; connection '{CONNECTION}' is in {file}", flush=True)
     # Clients keep their connections open; without a limit a stop would wait for the last of them.
-    configuration = uvicorn.Config(server.app(), log_level="warning", lifespan="on", timeout_graceful_shutdown=3)
-    uvicorn.Server(configuration).run(sockets=[listener])
+    serving = uvicorn.Config(server.app(), log_level="warning", lifespan="on", timeout_graceful_shutdown=3)
+    uvicorn.Server(serving).run(sockets=[listener])
     return 0
 
 
-def write_connection(file: Path, port: int, database: str, schema: str, warehouse: str) -> str:
-    """Write the connection and return its password, which is kept from one start to the next; other connections
-    stay."""
+def known_password(file: Path) -> str | None:
+    """The password of an earlier start, so that it stays the same."""
+    connection = tomlkit.parse(file.read_text()).get(CONNECTION, {}) if file.exists() else {}
+    return str(connection["password"]) if connection.get("password") else None
+
+
+def write_connection(file: Path, port: int, password: str, database: str, schema: str, warehouse: str) -> None:
+    """Write the connection ``embedded`` into ``connections.toml``; other connections stay as they are."""
     document = tomlkit.parse(file.read_text()) if file.exists() else tomlkit.document()
-    known = document.get(CONNECTION, {})
-    password = str(known.get("password") or secrets.token_urlsafe(24))
     document[CONNECTION] = {
         "account": CONNECTION,
         "user": CONNECTION,
@@ -107,7 +122,6 @@ def write_connection(file: Path, port: int, database: str, schema: str, warehous
     # The connector refuses a connections file that others can read.
     partial.chmod(stat.S_IRUSR | stat.S_IWUSR)
     partial.replace(file)
-    return password
 
 
 if __name__ == "__main__":
