@@ -187,10 +187,7 @@ def _in_turn(session: Session) -> Iterator[None]:
             session.aborted = None
             raise ProgrammingError(msg=f"The transaction was aborted: {reason}.", errno=90232, sqlstate="40001")
         session.cancelled = False
-        try:
-            yield
-        finally:
-            session.last_active = time.monotonic()
+        yield
 
 
 def _list(binds: Binds) -> Any:

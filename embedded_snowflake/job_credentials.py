@@ -27,11 +27,13 @@ class JobCredentials:
         with self._lock:
             return any(secrets.compare_digest(password.encode(), known.encode()) for known in self._tokens)
 
-    def opened(self, password: str, token: str) -> None:
-        """Remember the session that was opened with this password."""
+    def opened(self, password: str, token: str) -> bool:
+        """Remember the session that was opened with this password. False where it was revoked meanwhile."""
         with self._lock:
-            if password in self._tokens:
-                self._tokens[password].append(token)
+            if password not in self._tokens:
+                return False
+            self._tokens[password].append(token)
+            return True
 
     def revoke(self, password: str) -> list[str]:
         """The password is good no more; the tokens of the sessions opened with it."""

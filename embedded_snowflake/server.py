@@ -14,6 +14,7 @@ import json
 import logging
 import secrets
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -136,13 +137,13 @@ class EmbeddedSnowflake:
 
     def close(self) -> None:
         """Stop what runs and write everything to disk."""
-        for callback in self.shutdown_callbacks:
-            callback()
-        self.catalog.close()
-        self.fakesnow.duck_conn.close()
+        with contextlib.ExitStack() as rest:
+            # Runs them last first, and the others also when one raises.
+            for callback in (self.fakesnow.duck_conn.close, self.catalog.close, *reversed(self.shutdown_callbacks)):
+                rest.callback(callback)
 
     def app(self) -> Starlette:
-        """The ASGI application: fakesnow's routes, with login and query answered here first."""
+        """The ASGI application. None of fakesnow's own routes is served: its uploads ask for no password."""
 
         @contextlib.asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -154,6 +155,7 @@ class EmbeddedSnowflake:
         own = {
             "/session/v1/login-request": self.login,
             "/session": self.session,
+            "/session/heartbeat": self.session,
             "/queries/v1/query-request": self.query,
             "/queries/v1/abort-request": self.abort,
             "/queries/{query_id}/result": self.result,
@@ -161,9 +163,6 @@ class EmbeddedSnowflake:
         }
         routes = [Route(path, endpoint, methods=["GET", "POST"]) for path, endpoint in own.items()]
         routes += stages.routes(self)
-        # fakesnow's upload route asks for no password; stages are served by embedded_snowflake.stages instead.
-        left_out = {*own, "/fs_bucket/{path:path}", "/monitoring/queries/{sfqid}"}
-        routes += [route for route in fakesnow_server.routes if route.path not in left_out]
         return Starlette(routes=routes, lifespan=lifespan, exception_handlers={Exception: _unexpected})
 
     async def login(self, request: Request) -> Response:
@@ -176,8 +175,11 @@ class EmbeddedSnowflake:
         if not (known and (of_job or hmac.compare_digest(password.encode(), expected.password.encode()))):
             return JSONResponse(_failure(390100, "08001", "Incorrect username or password was specified."))
         document = json.loads(bytes((await fakesnow_server.login_request(request)).body))
-        if of_job:
-            self.job_credentials.opened(password, document["data"]["token"])
+        token = document["data"]["token"]
+        if of_job and not self.job_credentials.opened(password, token):
+            # The job has ended meanwhile, and with it what its password may open.
+            await run_in_threadpool(sessions.end, self, fakesnow_server.sessions.pop(token))
+            return JSONResponse(_failure(390100, "08001", "Incorrect username or password was specified."))
         return JSONResponse(await run_in_threadpool(self._opened, document, request))
 
     def _opened(self, document: dict[str, Any], request: Request) -> dict[str, Any]:
@@ -203,28 +205,26 @@ class EmbeddedSnowflake:
 
         The connector repeats an HTTP 5xx for minutes before it shows anything, so there is none.
         """
-        body = _json(await request.body(), request)
-        try:
-            connection = fakesnow_server.to_conn(fakesnow_server.to_token(request))
-        except fakesnow_server.ServerError:
+        connection = _connection(request)
+        if connection is None:
             return _refused()
+        body = _json(await request.body(), request)
         query_id = str(uuid.uuid4())
-        work = functools.partial(self._answer_or_failure, connection, body, query_id)
+        request_id = request.query_params.get("requestId") or query_id
+        work = functools.partial(self._answer_or_failure, connection, body, query_id, request_id)
         if body.get("asyncExec"):
             self.results.begin(query_id)
             threading.Thread(target=work, name=f"query {query_id}", daemon=True).start()
             document = {"queryId": query_id, "getResultUrl": f"/queries/{query_id}/result"}
             return JSONResponse({"data": document, "code": "333334", "message": None, "success": True})
-        request_id = request.query_params.get("requestId", "")
-        self.running[request_id] = connection
-        try:
-            return JSONResponse(await run_in_threadpool(work))
-        finally:
-            self.running.pop(request_id, None)
+        return JSONResponse(await run_in_threadpool(work))
 
     def _answer_or_failure(
-        self, connection: FakeSnowflakeConnection, body: dict[str, Any], query_id: str
+        self, connection: FakeSnowflakeConnection, body: dict[str, Any], query_id: str, request_id: str
     ) -> dict[str, Any]:
+        session = sessions.of(connection)
+        session.last_active = time.monotonic()
+        self.running[request_id] = connection
         try:
             return self._answer(connection, body, query_id)
         except connector_errors.Error as error:
@@ -237,6 +237,9 @@ class EmbeddedSnowflake:
             )
             self.results.end(query_id, failure)
             return _failure(603, "XX000", str(failure.raw_msg), query_id)
+        finally:
+            self.running.pop(request_id, None)
+            session.last_active = time.monotonic()
 
     def _answer(self, connection: FakeSnowflakeConnection, body: dict[str, Any], query_id: str) -> dict[str, Any]:
         sql, bindings = str(body.get("sqlText", "")), body.get("bindings") or {}
@@ -275,11 +278,11 @@ class EmbeddedSnowflake:
 
     def _result(self, request: Request) -> dict[str, Any]:
         query_id = request.path_params["query_id"]
+        connection = _connection(request)
+        if connection is None:
+            return _no_session()
         try:
-            connection = fakesnow_server.to_conn(fakesnow_server.to_token(request))
             outcome = self.results.get(query_id)
-        except fakesnow_server.ServerError as error:
-            return _failure(int(error.code), "08001", error.message)
         except KeyError:
             return _failure(709, "02000", f"Statement {query_id} not found")
         if isinstance(outcome, Result):
@@ -291,6 +294,8 @@ class EmbeddedSnowflake:
 
     async def monitor(self, request: Request) -> Response:
         """Whether a statement runs, has succeeded or has failed."""
+        if _connection(request) is None:
+            return _refused()
         query_id = request.path_params["query_id"]
         try:
             outcome = self.results.get(query_id)
@@ -303,23 +308,22 @@ class EmbeddedSnowflake:
         return JSONResponse({"data": {"queries": [state]}, "success": True})
 
     async def abort(self, request: Request) -> Response:
-        """Interrupt the statement of a request."""
+        """Interrupt the statement of a request, which must be the session's own."""
+        connection = _connection(request)
+        if connection is None:
+            return _refused()
         body = _json(await request.body(), request)
-        connection = self.running.get(str(body.get("requestId")))
-        if connection:
-            sessions.of(connection).cancelled = True
-            connection._duck_conn.interrupt()
+        if self.running.get(str(body.get("requestId"))) is connection:
+            sessions.cancel(connection)
         return JSONResponse({"data": None, "success": True})
 
     async def session(self, request: Request) -> Response:
         """A heartbeat, or the end of a session."""
-        try:
-            token = fakesnow_server.to_token(request)
-            connection = fakesnow_server.to_conn(token)
-        except fakesnow_server.ServerError:
+        connection = _connection(request)
+        if connection is None:
             return _refused()
         if request.query_params.get("delete"):
-            fakesnow_server.sessions.pop(token, None)
+            fakesnow_server.sessions.pop(fakesnow_server.to_token(request), None)
             await run_in_threadpool(sessions.end, self, connection)
         return JSONResponse({"data": None, "code": None, "message": None, "success": True})
 
@@ -328,6 +332,14 @@ class EmbeddedSnowflake:
         for file in self.databases_dir.glob("*.db*"):
             if file.name.split(".")[0] == name:
                 file.unlink(missing_ok=True)
+
+
+def _connection(request: Request) -> FakeSnowflakeConnection | None:
+    """The session that the request's token is of; None for a token that is none, or none any more."""
+    try:
+        return fakesnow_server.to_conn(fakesnow_server.to_token(request))
+    except fakesnow_server.ServerError:
+        return None
 
 
 def _json(raw: bytes, request: Request) -> dict[str, Any]:
@@ -369,6 +381,8 @@ async def _unexpected(_: Request, error: Exception) -> Response:
 
 def _refused() -> JSONResponse:
     """The answer to a token that is not, or no longer, that of a session. An HTTP 401 would be repeated."""
-    return JSONResponse(
-        _failure(390111, "08001", "Session no longer exists. New login required to access the service.")
-    )
+    return JSONResponse(_no_session())
+
+
+def _no_session() -> dict[str, Any]:
+    return _failure(390111, "08001", "Session no longer exists. New login required to access the service.")

@@ -114,11 +114,18 @@ def end(server: EmbeddedSnowflake, connection: FakeSnowflakeConnection) -> None:
         connection.close()
 
 
+def cancel(connection: FakeSnowflakeConnection) -> None:
+    """Have the session's running statement give up."""
+    of(connection).cancelled = True
+    connection._duck_conn.interrupt()
+
+
 def end_idle(server: EmbeddedSnowflake) -> None:
     """End the sessions that nobody has used for Snowflake's four hours: their client is gone."""
     latest = time.monotonic() - IDLE_SECONDS
+    busy = list(server.running.values())
     for token, connection in list(fakesnow_server.sessions.items()):
-        if of(connection).last_active < latest:
+        if of(connection).last_active < latest and connection not in busy:
             fakesnow_server.sessions.pop(token, None)
             end(server, connection)
 

@@ -469,6 +469,43 @@ def test_no_request_is_answered_by_an_http_error_that_the_connector_would_repeat
             assert json.loads(response.read())["success"] is False
 
 
+def post(embedded: Embedded, path: str, body: dict | None = None, token: str = "none") -> dict:
+    """The server's answer to a request of a client that holds this session token."""
+    port = tomlkit.parse((embedded.home / "connections.toml").read_text())["embedded"].unwrap()["port"]
+    headers = {"Authorization": f'Snowflake Token="{token}"'}
+    url, data = f"http://127.0.0.1:{port}/{path}", json.dumps(body or {}).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, data=data, headers=headers, method="POST")) as response:
+        return json.loads(response.read())
+
+
+def test_no_route_answers_without_a_sessions_token(embedded):
+    with embedded.connect() as connection:
+        query_id = connection.cursor().execute("SELECT 1").sfqid
+        paths = (
+            *("session", "session/heartbeat", "queries/v1/query-request", "queries/v1/abort-request"),
+            *(f"queries/{query_id}/result", f"monitoring/queries/{query_id}"),
+        )
+        for path in paths:
+            assert post(embedded, path)["success"] is False, path
+            assert post(embedded, path, {"sqlText": "SELECT 1"}, connection.rest.token)["success"] is True, path
+
+
+def test_a_statement_is_cancelled_by_its_own_session_only(embedded):
+    answers: list[dict] = []
+    with embedded.connect() as mine, embedded.connect() as other:
+        slow = {"sqlText": "SELECT COUNT(*) FROM RANGE(1000000000000) T(A) WHERE A % 7 = 8"}
+        path = "queries/v1/query-request?requestId=slow"
+        thread = threading.Thread(target=lambda: answers.append(post(embedded, path, slow, mine.rest.token)))
+        thread.start()
+        time.sleep(1)
+        post(embedded, "queries/v1/abort-request", {"requestId": "slow"}, other.rest.token)
+        thread.join(timeout=2)
+        assert thread.is_alive()
+        post(embedded, "queries/v1/abort-request", {"requestId": "slow"}, mine.rest.token)
+        thread.join(timeout=20)
+        assert answers[0]["code"] == "000604"
+
+
 def connect(server: Embedded):
     # The connector reads one connections file a process, and that is the other server's.
     settings = tomlkit.parse((server.home / "connections.toml").read_text())["embedded"].unwrap()
