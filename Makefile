@@ -65,7 +65,8 @@ bench: setup ## run the benchmarks
 	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
 models: setup ## train the small models of the embedded default again
-	@$(BIN)/python training/train_sentiment.py && $(BIN)/python training/train_quality_nli.py
+	@$(BIN)/python -m training.train_sentiment use && $(BIN)/python -m training.train_sentiment e5
+	@$(BIN)/python -m training.train_quality_nli
 
 clean: stop ## remove the environment and everything that the commands made
 	@rm -rf $(VENV) .snowflake .cache build *.egg-info .pytest_cache .ruff_cache .hypothesis

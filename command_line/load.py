@@ -50,7 +50,7 @@ def load_paths(console: Console, paths: list[Path]) -> None:
     for file in ignored:
         console.print(f"[yellow]left out[/] {file}: neither reviews nor visits")
     console.print(
-        "next: `make ui`, open Assets > View lineage, select [bold]raw_reviews[/] and what is downstream of it, "
+        "next: `make ui`, open Lineage, select [bold]raw_reviews[/] and what is downstream of it, "
         "press [bold]Materialize[/] and choose today's partition"
     )
 
