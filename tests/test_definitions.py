@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -89,6 +90,20 @@ def test_every_schedule_and_sensor_loads_stopped_unless_it_is_switched_on():
         assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
     for sensor in definitions.defs.sensors or []:
         assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+
+
+def test_one_switch_loads_every_schedule_and_sensor_running():
+    code = (
+        "from definitions import defs\nprint({item.default_status.value for item in [*defs.schedules, *defs.sensors]})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "CUSTOMER_INSIGHTS_SCHEDULES_ON": "true"},
+    )
+    assert done.stdout.strip() == "{'RUNNING'}"
 
 
 @pytest.mark.parametrize("module", HEAVY)
