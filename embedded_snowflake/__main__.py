@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--sentiment-model",
         default=DEFAULT_SENTIMENT_MODEL,
-        help="module:callable whose result answers AI_SENTIMENT by score(texts) (default: %(default)s)",
+        help="module:callable whose result answers AI_SENTIMENT by predict(texts) (default: %(default)s)",
     )
     parser.add_argument(
         "--object-store-mb",
@@ -72,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         CONNECTION,
         password,
         options.sentiment_model,
+        warehouse=options.warehouse.upper(),
         object_store_memory=options.object_store_mb * 2**20,
     )
     try:

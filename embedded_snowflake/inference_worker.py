@@ -190,14 +190,27 @@ _HANDLERS = _Handlers()
 
 def _sentiment(header: dict[str, Any], table: pa.Table) -> pa.Table:
     """The column asked for, ``score`` (-1..1) or ``label``, of every text of the column ``text``."""
-    texts: list[str] = table.column("text").to_pylist()
-    model = _sentiment_model(header["source"])
-    if header["column"] == "label" and hasattr(model, "classify"):
-        return pa.table({"label": pa.array([str(label) for label in model.classify(texts)], pa.string())})
-    scores = [float(score) for score in model.score(texts)]
-    if header["column"] == "label":
-        return pa.table({"label": pa.array([_label(score) for score in scores], pa.string())})
-    return pa.table({"score": pa.array(scores, pa.float64())})
+    column = header["column"]
+    return _predicted(header["source"], tuple(table.column("text").to_pylist())).select([column])
+
+
+# A query that asks for both columns sends each batch of rows twice, a thread of the engine at a time.
+@functools.lru_cache(maxsize=4)
+def _predicted(source: str, texts: tuple[str, ...]) -> pa.Table:
+    """Score and label of every text, in one pass of the model."""
+    model = _sentiment_model(source)
+    if hasattr(model, "predict"):
+        predicted = model.predict(list(texts))
+        scores, labels = predicted.scores, predicted.labels
+    else:
+        scores = model.score(list(texts))
+        labels = [_label(score) for score in scores]
+    return pa.table(
+        {
+            "score": pa.array([float(score) for score in scores], pa.float64()),
+            "label": pa.array([str(label) for label in labels], pa.string()),
+        }
+    )
 
 
 @functools.cache

@@ -80,7 +80,8 @@ class Configuration:
     port: int
     user: str
     password: str
-    # "module:callable" that returns an object with score(texts) -> scores in -1..1; AI_SENTIMENT is answered by it.
+    # "module:callable" that returns an object with predict(texts) -> .scores in -1..1 and .labels, or score(texts);
+    # AI_SENTIMENT is answered by it.
     sentiment_model: str | None = None
     # The connection's warehouse, which exists from the start.
     warehouse: str = "HOL_WAREHOUSE"

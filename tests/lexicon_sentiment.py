@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,17 +15,26 @@ BLAME = {"bad", "awful", "hate", "broken"}
 CALL_SECONDS = 0.05
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """``scores``: (n_texts,), -1..1; ``labels``: one of AI_SENTIMENT's for each text."""
+
+    scores: np.ndarray
+    labels: list[str]
+
+
 class LexiconModel:
     """Words of praise less words of blame, over both."""
 
-    def score(self, texts: Sequence[str]) -> np.ndarray:
-        """(n_texts,), -1..1."""
-        time.sleep(CALL_SECONDS)
-        return np.array([(praise - blame) / max(praise + blame, 1) for praise, blame in map(_counts, texts)])
+    passes = 0
 
-    def classify(self, texts: Sequence[str]) -> list[str]:
-        """One of AI_SENTIMENT's labels for each text."""
-        return [_label(*_counts(text)) for text in texts]
+    def predict(self, texts: Sequence[str]) -> Prediction:
+        """Score and label of each text."""
+        type(self).passes += 1
+        time.sleep(CALL_SECONDS)
+        counts = [_counts(text) for text in texts]
+        scores = [(praise - blame) / max(praise + blame, 1) for praise, blame in counts]
+        return Prediction(np.array(scores), [_label(*count) for count in counts])
 
 
 def build() -> LexiconModel:

@@ -9,10 +9,14 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import snowflake.connector
 from conftest import start_embedded, stop_embedded
+from lexicon_sentiment import LexiconModel
 from snowflake.connector.errors import ProgrammingError
+
+from embedded_snowflake.inference_worker import _sentiment
 
 REVIEWS = [
     (1, "a great teapot, I love it"),
@@ -107,6 +111,15 @@ def test_the_model_is_called_once_a_batch_of_rows_and_not_once_a_row(cursor):
     found = cursor.execute("SELECT COUNT(*), SUM(SNOWFLAKE.CORTEX.SENTIMENT(REVIEW)) FROM MANY").fetchall()
     assert found == [(10_000, 10_000.0)]
     assert time.monotonic() - started < 10
+
+
+def test_score_and_label_of_a_text_are_one_pass_of_the_model():
+    texts = pa.table({"text": ["great", "broken"]})
+    source = "lexicon_sentiment:build"
+    labels, scores = (_sentiment({"source": source, "column": column}, texts) for column in ("label", "score"))
+    assert labels.to_pydict() == {"label": ["positive", "negative"]}
+    assert scores.to_pydict() == {"score": [1.0, -1.0]}
+    assert LexiconModel.passes == 1
 
 
 @pytest.mark.parametrize(

@@ -469,10 +469,10 @@ def test_no_request_is_answered_by_an_http_error_that_the_connector_would_repeat
             assert json.loads(response.read())["success"] is False
 
 
-def post(embedded: Embedded, path: str, body: dict | None = None, token: str = "none") -> dict:
+def post(embedded: Embedded, path: str, body: dict | None = None, token: str | None = None) -> dict:
     """The server's answer to a request of a client that holds this session token."""
     port = tomlkit.parse((embedded.home / "connections.toml").read_text())["embedded"].unwrap()["port"]
-    headers = {"Authorization": f'Snowflake Token="{token}"'}
+    headers = {"Authorization": f'Snowflake Token="{token}"'} if token else {}
     url, data = f"http://127.0.0.1:{port}/{path}", json.dumps(body or {}).encode()
     with urllib.request.urlopen(urllib.request.Request(url, data=data, headers=headers, method="POST")) as response:
         return json.loads(response.read())
