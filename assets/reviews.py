@@ -146,6 +146,7 @@ def review_sentiment(
         by_cortex = 0
         if pending.count(session, sentiment.cortex_pending(settings(), window)):
             by_cortex = sentiment.score_with_cortex(session, settings(), window, context.run_id)
+        unanswered = pending.count(session, sentiment.cortex_pending(settings(), window))
         by_model = pending.count(session, sentiment.model_pending(settings(), window, model, revision))
         outcome = compute_pool.run_when(
             by_model > 0,
@@ -164,7 +165,8 @@ def review_sentiment(
         return outcome.result(
             {
                 **catalogue.materialized(session, REVIEW_SENTIMENT, IN_WINDOW, (start, end)),
-                "rows scored by Cortex": by_cortex,
+                "rows scored by Cortex": by_cortex - unanswered,
+                "rows without an answer by Cortex": unanswered,
                 "rows scored on the compute pool": by_model,
                 "labels": catalogue.counts_table(
                     "label", catalogue.counts_by(session, REVIEW_SENTIMENT, "SENTIMENT_LABEL", IN_WINDOW, (start, end))

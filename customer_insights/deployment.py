@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from customer_insights import tables
+from customer_insights import query, tables
 from customer_insights.identifiers import qualified, validated
 from customer_insights.settings import Settings
 
@@ -19,16 +19,42 @@ if TYPE_CHECKING:
 
 def statements(settings: Settings) -> list[str]:
     """Every DDL statement, in order; each may be run again without harm."""
+    return [*(create for _, _, create in _administered(settings)), *_owned(settings)]
+
+
+def _administered(settings: Settings) -> list[tuple[str, str, str]]:
+    """What an account's administrator may have made already: its name, the statement that shows it, and the DDL."""
     schema = qualified(settings.database, settings.schema_name)
+    warehouse, database, pool = (
+        validated(name) for name in (settings.warehouse, settings.database, settings.compute_pool)
+    )
+    return [
+        (
+            warehouse,
+            f"SHOW WAREHOUSES LIKE '{warehouse}'",
+            f"CREATE WAREHOUSE IF NOT EXISTS {warehouse} WAREHOUSE_SIZE = XSMALL AUTO_SUSPEND = 60",
+        ),
+        (database, f"SHOW DATABASES LIKE '{database}'", f"CREATE DATABASE IF NOT EXISTS {database}"),
+        (
+            validated(settings.schema_name),
+            f"SHOW SCHEMAS LIKE '{validated(settings.schema_name)}' IN DATABASE {database}",
+            f"CREATE SCHEMA IF NOT EXISTS {schema}",
+        ),
+        (
+            pool,
+            f"SHOW COMPUTE POOLS LIKE '{pool}'",
+            f"CREATE COMPUTE POOL IF NOT EXISTS {pool} MIN_NODES = 1 "
+            f"MAX_NODES = {settings.compute_pool_max_nodes} "
+            f"INSTANCE_FAMILY = {validated(settings.compute_pool_family)} AUTO_SUSPEND_SECS = 300",
+        ),
+    ]
+
+
+def _owned(settings: Settings) -> list[str]:
+    """What belongs to the project's own role, in its schema."""
     stages = (settings.review_stage, settings.payload_stage, settings.work_stage, settings.model_stage)
     return [
-        f"CREATE WAREHOUSE IF NOT EXISTS {validated(settings.warehouse)} WAREHOUSE_SIZE = XSMALL AUTO_SUSPEND = 60",
-        f"CREATE DATABASE IF NOT EXISTS {validated(settings.database)}",
-        f"CREATE SCHEMA IF NOT EXISTS {schema}",
-        f"USE SCHEMA {schema}",
-        f"CREATE COMPUTE POOL IF NOT EXISTS {validated(settings.compute_pool)} MIN_NODES = 1 "
-        f"MAX_NODES = {settings.compute_pool_max_nodes} INSTANCE_FAMILY = {validated(settings.compute_pool_family)} "
-        "AUTO_SUSPEND_SECS = 300",
+        f"USE SCHEMA {qualified(settings.database, settings.schema_name)}",
         # Presigned URLs, by which jobs read, open the files of stages that Snowflake encrypts, not the client.
         *(
             f"CREATE STAGE IF NOT EXISTS {validated(stage)} DIRECTORY = (ENABLE = TRUE) "
@@ -41,9 +67,12 @@ def statements(settings: Settings) -> list[str]:
 
 
 def reviews_view() -> str:
-    """The quickstart's REVIEWS as a view over what is kept apart by what computes it."""
+    """The quickstart's REVIEWS as a view over what is kept apart by what computes it.
+
+    It is made anew with every materialization; without COPY GRANTS whoever reads it would lose the right each time.
+    """
     return (
-        "CREATE OR REPLACE VIEW REVIEWS AS\n"
+        "CREATE OR REPLACE VIEW REVIEWS COPY GRANTS AS\n"
         "SELECT r.UUID, r.REVIEW_TEXT, q.REVIEW_QUALITY, s.REVIEW_SENTIMENT, s.SENTIMENT_LABEL, r.LANGUAGE, "
         "r.ARRIVAL_DATE\n"
         "FROM RAW_REVIEWS AS r\n"
@@ -54,5 +83,10 @@ def reviews_view() -> str:
 
 def deploy(session: Session, settings: Settings) -> None:
     """Create what is missing; what exists is left as it is."""
-    for statement in statements(settings):
-        session.sql(statement).collect()
+    # Snowflake asks for the privilege to create also where IF NOT EXISTS finds the object, and the project's role has
+    # none on the account (dbt-external-tables issue 214).
+    for name, show, create in _administered(settings):
+        if name not in {row["name"] for row in query.rows(session, show)}:
+            query.rows(session, create)
+    for statement in _owned(settings):
+        query.rows(session, statement)

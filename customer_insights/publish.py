@@ -102,10 +102,10 @@ def staged(session: Session, table: Table, prefix: str, unique: bool = True) -> 
 
 
 @contextmanager
-def temporary(session: Session, select: str) -> Iterator[str]:
+def temporary(session: Session, select: str, binds: Sequence[object] = ()) -> Iterator[str]:
     """A temporary table made from a query; yields its name."""
     name = f"TEMPORARY_{secrets.token_hex(8).upper()}"
-    query.rows(session, f"CREATE TEMPORARY TABLE {name} AS {select}")
+    query.rows(session, f"CREATE TEMPORARY TABLE {name} AS {select}", binds)
     try:
         yield name
     finally:
@@ -125,7 +125,10 @@ def copy(session: Session, table_name: str, prefix: str) -> None:
 
 
 def unload(session: Session, select: str, prefix: str, binds: Sequence[object] = ()) -> None:
-    """Write the rows of a query under ``prefix`` as Parquet files of a few MB; what was there is replaced."""
+    """Write the rows of a query under ``prefix`` as Parquet files of a few MB.
+
+    ``prefix`` must be a new folder: files of an earlier unload that this one does not name again would stay.
+    """
     query.rows(
         session,
         f"COPY INTO {validated_location(prefix)}/ FROM (\n{select}\n)\n"
