@@ -10,8 +10,8 @@ from customer_insights.tables import PRODUCT_INSIGHTS
 if TYPE_CHECKING:
     from snowflake.snowpark import Session
 
-# The example is the review with the strongest sentiment among those of the best quality label, the longest first among
-# equals.
+# The example is the review with the strongest sentiment; among equals one of the best quality label, then the longest.
+# DECIDED is NULL where nobody has decided yet: Snowflake fails the statement at a division by 0.
 BUILD = """
 WITH visits AS (
   SELECT f.*, p.PURCHASE_PROBABILITY, r.SENTIMENT_LABEL, r.REVIEW_TEXT, IFF(f.REVIEW_QUALITY = ?, 1, 0) AS IS_DETAILED
@@ -32,7 +32,7 @@ WITH visits AS (
   ) AS ranked
   GROUP BY PRODUCT_TYPE, PRODUCT_LAYOUT
 ), counts AS (
-  SELECT PRODUCT_TYPE, PRODUCT_LAYOUT, COUNT(*) AS VISITS, COUNT(PURCHASE_DECISION) AS DECIDED,
+  SELECT PRODUCT_TYPE, PRODUCT_LAYOUT, COUNT(*) AS VISITS, NULLIF(COUNT(PURCHASE_DECISION), 0) AS DECIDED,
     AVG(PURCHASE_DECISION) AS RATE, AVG(PURCHASE_PROBABILITY) AS MEAN_PROBABILITY,
     AVG(REVIEW_SENTIMENT) AS MEAN_SENTIMENT, AVG(PRODUCT_RATING) AS MEAN_RATING,
     AVG(IFF(SENTIMENT_LABEL = 'negative', 1, 0)) AS NEGATIVE_SHARE
