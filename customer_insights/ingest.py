@@ -4,10 +4,11 @@ What a file's records are belongs in ``reviews``, how rows reach a table at once
 between: which files are new, who reads which, and what happens to a UUID that is there already.
 
 * A file is known by name, size and MD5. The ledger is read again inside the transaction that publishes, so that of two
-runs at the same time one writes a file's rows and the other none. * A UUID that comes twice keeps its first row, by
-arrival, file and line; a row that RAW_REVIEWS has from another file is the first. The others are rejected and name the
-first. * A file that was replaced (same name, other content) updates the rows that it wrote. Rows that it no longer has
-stay: they arrived.
+  runs at the same time one writes a file's rows and the other none.
+* A UUID that comes twice keeps its first row, by arrival, file and line; a row that RAW_REVIEWS has from another file
+  is the first. The others are rejected and name the first.
+* A file that was replaced (same name, other content) updates the rows that it wrote. Rows that it no longer has stay:
+  they arrived.
 """
 
 from __future__ import annotations

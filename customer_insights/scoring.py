@@ -7,13 +7,15 @@ one at a time.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from customer_insights import publish, stage_files
+from customer_insights.errors import RetryableError
 from customer_insights.tables import Table
 
 if TYPE_CHECKING:
@@ -35,7 +37,6 @@ class ScoringReport:
     nodes: int
     seconds: float
     files: int
-    details: dict[str, Any] = field(default_factory=dict)
 
 
 def score_pending(
@@ -52,15 +53,22 @@ def score_pending(
 
     Args:
         pending: query with the columns UUID, TEXT_HASH, REVIEW_TEXT, LANGUAGE and ARRIVAL_DATE, one row a review.
-        prefix: stage location of this run (``@WORK_STAGE/<run id>/...``); it is removed at the end, also after an
-        error. make_scorer: called once in every actor; its result turns a frame of pending rows into a frame with the
-        score columns
-            of ``table``, in the same order.
+        prefix: stage location of this run (``@WORK_STAGE/<run id>/...``); what is under it is removed first, and what
+            this attempt writes at the end, also after an error.
+        make_scorer: called once in every actor; its result turns a frame of pending rows into a frame with the score
+            columns of ``table``, in the same order.
+
+    Raises:
+        RetryableError: files of this attempt were removed by another one of the same run.
     """
     import ray
 
     started = time.monotonic()
-    texts, scores = f"{prefix}/pending", f"{prefix}/scores"
+    # Left by an attempt of this run that was killed. Each has a folder of its own: an unload leaves older files where
+    # they are, and their scores may be of a text that has changed.
+    stage_files.remove(session, prefix)
+    attempt = f"{prefix}/{secrets.token_hex(8)}"
+    texts, scores = f"{attempt}/pending", f"{attempt}/scores"
     try:
         publish.unload(session, pending, texts, binds)
         files = stage_files.list_names(session, texts)
@@ -73,11 +81,16 @@ def score_pending(
         scored = pool.map_unordered(lambda actor, file: actor.score.remote(file), files)
         rows = sum(int(count) for count in scored)
         merged = publish.merge(session, table, scores)
+        if merged.inserted + merged.updated != rows:
+            raise RetryableError(
+                f"{rows} reviews were scored and {merged.inserted + merged.updated} published in {table.name}: another "
+                "attempt of this run removed files meanwhile; run it again, and only what is missing is scored"
+            )
         return ScoringReport(
             rows, merged.inserted, merged.updated, slots, len(nodes), time.monotonic() - started, len(files)
         )
     finally:
-        stage_files.remove(session, prefix)
+        stage_files.remove(session, attempt)
 
 
 def _scorer_actor() -> Any:
