@@ -18,8 +18,10 @@ def main() -> None:
         features = run.session.table("PURCHASE_FEATURES").to_pandas().sort_values("UUID", ignore_index=True)
         parts = conversion.split(features, run.settings)
         champion = conversion.load_champion(run.session, run.settings)
-        threads = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        fit = ray.remote(num_cpus=threads if len(ray.nodes()) == 1 else 1)(conversion.train)
+        # All CPUs of one node, not of the cluster: more threads than CPUs spin and wait for each other.
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        threads = max(1, int(max(node["Resources"].get("CPU", 1) for node in nodes)))
+        fit = ray.remote(num_cpus=threads)(conversion.train)
         model = ray.get(fit.remote(parts, threads))
         evaluation = conversion.evaluate(model, parts, champion)
         version = conversion.register(
