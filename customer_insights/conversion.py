@@ -10,7 +10,8 @@ import hashlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from customer_insights.errors import PermanentError
+from customer_insights import promotion
+from customer_insights.errors import PermanentError, RetryableError
 from customer_insights.settings import Settings
 from customer_insights.tables import MODEL_FEATURES, NOMINAL_FEATURES, NUMERIC_FEATURES, TARGET
 
@@ -254,15 +255,11 @@ def registry(session: Session, settings: Settings) -> Any:
 
 def load_champion(session: Session, settings: Settings) -> Champion | None:
     """The version with the alias CHAMPION, or None when none has been promoted yet."""
-    models = registry(session, settings)
-    if settings.model_name not in [model.name for model in models.models()]:
+    champion = promotion.with_alias(promotion.versions(session, settings), "CHAMPION")
+    if champion is None:
         return None
-    model = models.get_model(settings.model_name)
-    shown = model.show_versions()
-    if not any("CHAMPION" in str(aliases) for aliases in shown["aliases"]):
-        return None
-    champion = model.version("CHAMPION")
-    return Champion(champion.version_name, champion.load(force=True))
+    model = registry(session, settings).get_model(settings.model_name).version(champion.name)
+    return Champion(champion.name, model.load(force=True))
 
 
 def register(
@@ -278,12 +275,31 @@ def register(
     ``facts``: what else must be known of a version to make it again (run, code version, training set); kept with the
     metrics.
     """
-    models = registry(session, settings)
     version = version_name(facts["run_id"])
-    known = settings.model_name in [known.name for known in models.models()]
-    if known and version in models.get_model(settings.model_name).show_versions()["name"].tolist():
-        return version
-    logged = models.log_model(
+    # An attempt of this run may have been killed after it had logged the version and before it gave the alias.
+    if not _find(session, settings, version):
+        _log(session, settings, model, evaluation, sample, facts, version)
+    logged = _find(session, settings, version)
+    if logged is None:
+        raise RetryableError(f"version {version} of {settings.model_name} was logged and is not in the registry")
+    promotion.challenge(session, settings, logged)
+    return version
+
+
+def _find(session: Session, settings: Settings, version: str) -> promotion.Version | None:
+    return next((known for known in promotion.versions(session, settings) if known.name == version), None)
+
+
+def _log(
+    session: Session,
+    settings: Settings,
+    model: Pipeline,
+    evaluation: Evaluation,
+    sample: pd.DataFrame,
+    facts: dict[str, Any],
+    version: str,
+) -> None:
+    registry(session, settings).log_model(
         model,
         model_name=settings.model_name,
         version_name=version,
@@ -294,16 +310,6 @@ def register(
         options={"enable_explainability": True},
         metrics={**flat(evaluation), **facts},
     )
-    _move_alias(logged, models.get_model(settings.model_name), "CHALLENGER")
-    return version
-
-
-def _move_alias(version: Any, model: Any, alias: str) -> None:
-    """Give ``alias`` to this version; an alias is on one version at most."""
-    shown = model.show_versions()
-    if any(alias in str(aliases) for aliases in shown["aliases"]):
-        model.version(alias).unset_alias(alias)
-    version.set_alias(alias)
 
 
 def flat(evaluation: Evaluation) -> dict[str, float | int | str]:

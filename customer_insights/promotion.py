@@ -25,7 +25,6 @@ class Version:
 
     name: str
     aliases: tuple[str, ...]
-    is_default: bool
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
@@ -48,7 +47,8 @@ def versions(session: Session, settings: Settings) -> list[Version]:
     if not query.rows(session, f"SHOW MODELS LIKE '{name}' IN SCHEMA {settings.qualified_schema}"):
         return []
     rows = query.rows(session, f"SHOW VERSIONS IN MODEL {settings.qualified_schema}.{name}")
-    return [_version(row) for row in rows]
+    # Snowflake shows them by name.
+    return [_version(row) for row in sorted(rows, key=lambda row: row["created_on"])]
 
 
 def _version(row: dict[str, Any]) -> Version:
@@ -56,7 +56,6 @@ def _version(row: dict[str, Any]) -> Version:
     return Version(
         name=row["name"],
         aliases=tuple(json.loads(row["aliases"]) if isinstance(row["aliases"], str) else row["aliases"] or ()),
-        is_default=str(row["is_default_version"]).lower() == "true",
         metrics=metadata.get("metrics", {}),
     )
 
@@ -67,7 +66,10 @@ def with_alias(found: list[Version], alias: str) -> Version | None:
 
 
 def decide(challenger: Version, champion: Version | None, settings: Settings) -> Decision:
-    """Compare the challenger with the prior, and with the champion on the same test rows."""
+    """Compare the challenger with the prior, and with the champion on the same test rows.
+
+    A challenger that was measured before this champion came into service does not replace it.
+    """
     measured = challenger.metrics
     auc, prior_loss = float(measured["challenger_roc_auc"]), float(measured["prior_log_loss"])
     loss, low = float(measured["challenger_log_loss"]), float(measured["challenger_roc_auc_low"])
@@ -78,25 +80,50 @@ def decide(challenger: Version, champion: Version | None, settings: Settings) ->
         ),
         "better_than_the_prior": (loss < prior_loss, f"log loss {loss:.4f} must be below the prior's {prior_loss:.4f}"),
     }
-    if champion and champion.name != challenger.name and "champion_roc_auc" in measured:
-        in_service = float(measured["champion_roc_auc"])
+    if champion and champion.name != challenger.name:
+        in_service = _same_test_rows(challenger, champion)
         conditions["not_worse_than_the_champion"] = (
-            auc >= in_service - settings.promotion_tolerance,
+            in_service is not None and auc >= in_service - settings.promotion_tolerance,
             f"ROC-AUC {auc:.4f} must reach the champion's {in_service:.4f} less {settings.promotion_tolerance} "
-            f"({champion.name}, same test rows)",
+            f"({champion.name}, same test rows)"
+            if in_service is not None
+            else f"was not measured on the same test rows as {champion.name}, which came into service meanwhile: train "
+            "a new version (on new features, or with another CUSTOMER_INSIGHTS_TRAINING_CODE_VERSION)",
         )
     return Decision(challenger, champion, conditions)
 
 
+def _same_test_rows(challenger: Version, champion: Version) -> float | None:
+    """ROC-AUC of the champion on the challenger's test rows, where it is known."""
+    measured, known = challenger.metrics, champion.metrics
+    if measured.get("champion_version") == champion.name:
+        return float(measured["champion_roc_auc"])
+    if measured.get("training_set") and measured.get("training_set") == known.get("training_set"):
+        return float(known["challenger_roc_auc"])
+    return None
+
+
+def challenge(session: Session, settings: Settings, version: Version) -> None:
+    """Give a version the alias CHALLENGER, unless it has it or is the champion; an alias is on one version at most."""
+    if {"CHALLENGER", "CHAMPION"} & set(version.aliases):
+        return
+    _move_alias(session, settings, "CHALLENGER", version.name)
+
+
+def _move_alias(session: Session, settings: Settings, alias: str, version: str) -> None:
+    current = with_alias(versions(session, settings), alias)
+    if current and current.name == version:
+        return
+    model = f"{settings.qualified_schema}.{validated(settings.model_name)}"
+    if current:
+        query.rows(session, f"ALTER MODEL {model} VERSION {alias} UNSET ALIAS")
+    query.rows(session, f"ALTER MODEL {model} VERSION {validated(version)} SET ALIAS = {alias}")
+
+
 def promote(session: Session, settings: Settings, version: str) -> None:
     """Move the alias CHAMPION and the default version to ``version``; nothing happens where they are there already."""
-    found = versions(session, settings)
+    _move_alias(session, settings, "CHAMPION", version)
     model = f"{settings.qualified_schema}.{validated(settings.model_name)}"
-    current = with_alias(found, "CHAMPION")
-    if current and current.name != version:
-        session.sql(f"ALTER MODEL {model} VERSION CHAMPION UNSET ALIAS").collect()
-    if not current or current.name != version:
-        session.sql(f"ALTER MODEL {model} VERSION {validated(version)} SET ALIAS = CHAMPION").collect()
     session.sql(f"ALTER MODEL {model} SET DEFAULT_VERSION = {validated(version)}").collect()
 
 

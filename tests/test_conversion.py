@@ -83,7 +83,8 @@ def version(name: str, auc: float, champion: float | None = None, low: float | N
         "challenger_log_loss": 0.5,
         "prior_log_loss": 0.69,
     }
-    return promotion.Version(name, (), False, metrics | ({} if champion is None else {"champion_roc_auc": champion}))
+    measured = {} if champion is None else {"champion_roc_auc": champion, "champion_version": "OLD"}
+    return promotion.Version(name, (), metrics | measured)
 
 
 def test_a_worse_challenger_is_not_promoted_and_a_better_one_is():
@@ -91,6 +92,12 @@ def test_a_worse_challenger_is_not_promoted_and_a_better_one_is():
     assert not promotion.decide(version("NEW", 0.75, champion=0.8), in_service, Settings()).passed
     assert promotion.decide(version("NEW", 0.82, champion=0.8), in_service, Settings()).passed
     assert promotion.decide(version("FIRST", 0.8), None, Settings()).passed
+
+
+def test_a_challenger_that_was_measured_before_the_champion_came_does_not_replace_it():
+    decision = promotion.decide(version("NEW", 0.82, champion=0.8), version("NEWER", 0.85), Settings())
+    assert not decision.passed
+    assert "NEWER" in decision.conditions["not_worse_than_the_champion"][1]
 
 
 def test_a_challenger_that_may_be_guessing_is_not_promoted():
