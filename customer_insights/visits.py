@@ -56,6 +56,11 @@ def read_visits(path: Path) -> pd.DataFrame:
         wrong = frame.index[numbers.isna() & frame[name].notna() & (frame[name].astype(str).str.strip() != "")]
         if len(wrong):
             raise VisitsError(f"{path}, row {wrong[0] + 1}: {name} is {frame[name][wrong[0]]!r}, expected a number")
+        fraction = frame.index[numbers.notna() & (numbers % 1 != 0)]
+        if TABULAR_DATA.column(name).type == "INT" and len(fraction):
+            raise VisitsError(
+                f"{path}, row {fraction[0] + 1}: {name} is {numbers[fraction[0]]:g}, expected a whole number"
+            )
         frame[name] = numbers
     empty = frame.index[frame["UUID"].isna() | (frame["UUID"].astype(str).str.strip() == "")]
     if len(empty):

@@ -78,6 +78,25 @@ def test_visits_that_match_no_review_stop_before_a_model_is_trained(empty_graph:
     assert "conversion_model" not in materializations(result)
 
 
+def test_a_visit_without_a_rating_is_told_and_does_not_stop_the_others(empty_graph: Graph):
+    session = empty_graph.session()
+    for statement in (
+        "INSERT INTO RAW_REVIEWS SELECT 'u' || SEQ4(), 'good', 'h', 'en', 1, 'f', 1, '2026-11-01'::DATE, SYSDATE(), "
+        "'r' FROM TABLE(GENERATOR(ROWCOUNT => 2))",
+        "INSERT INTO REVIEW_SENTIMENT SELECT UUID, 'h', 'en', 1, 'positive', 'b', 'm', 'v', ARRIVAL_DATE, SYSDATE(), "
+        "'r' FROM RAW_REVIEWS",
+        "INSERT INTO REVIEW_QUALITY SELECT UUID, 'h', 'basic', 1, '{}', 'b', 'm', 'v', ARRIVAL_DATE, SYSDATE(), 'r' "
+        "FROM RAW_REVIEWS",
+        "INSERT INTO TABULAR_DATA SELECT UUID, 'Toys', 'grid', 1.0, IFF(UUID = 'u0', NULL, 4), 1 FROM RAW_REVIEWS",
+    ):
+        session.sql(statement).collect()
+    result = empty_graph.run("purchase_features", raise_on_error=True)
+    assert failed_checks(result)["features_complete"].startswith("1 rows from 2 reviews")
+    assert materializations(result)["purchase_features"]["REVIEWS_OF_INCOMPLETE_VISITS"] == 1
+    insights = empty_graph.run("product_insights", raise_on_error=True)
+    assert materializations(insights)["product_insights"]["dagster/row_count"] == 1
+
+
 def test_one_class_only_in_the_target_fails_the_training_with_the_reason(empty_graph: Graph):
     session = empty_graph.session()
     session.sql(

@@ -30,6 +30,7 @@ def test_visits_are_read_with_any_case_of_column_names_and_an_open_decision(tmp_
         ((",Toys,grid,1,4,1",), "UUID is empty"),
         (("1,Toys,grid,1,4,1", "1,Toys,grid,2,4,0"), "occurs more than once"),
         (("1,Toys,grid,1,4,2",), "expected 0 or 1"),
+        (("1,Toys,grid,1,4.5,1",), "PRODUCT_RATING is 4.5, expected a whole number"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_place(tmp_path: Path, lines: tuple[str, ...], said: str):
