@@ -99,9 +99,9 @@ def test_the_lineage_page_shows_every_asset(ui: str, page):
         page.get_by_text(name, exact=True).first.wait_for()
 
 
-def test_an_asset_page_shows_its_columns_and_its_job(ui: str, page):
+def test_an_asset_page_shows_its_metadata_and_its_columns(ui: str, page):
     page.goto(f"{ui}/assets/conversion_model?view=overview")
-    page.get_by_text("snowflake/job_id").first.wait_for()
+    page.get_by_text("challenger_roc_auc", exact=True).first.wait_for()
     page.goto(f"{ui}/assets/raw_reviews?view=overview")
     page.get_by_text("SOURCE_FILE").first.wait_for()
     page.get_by_text("File on the stage.").first.wait_for()
@@ -132,6 +132,8 @@ def test_a_click_on_materialize_submits_a_job_and_the_run_succeeds(ui: str, page
     assert graph.value("SELECT COUNT(*) FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY())") == jobs + 1
     page.goto(f"{ui}/runs/{run.run_id}")
     page.get_by_text("submitted HOL_DB.HOL_SCHEMA.CONVERSION_MODEL_").first.wait_for()
+    page.goto(f"{ui}/assets/conversion_model?view=events")
+    page.get_by_text("snowflake/job_id").first.wait_for()
 
 
 def wait_for_run(graph: Graph, asset: str, timeout: float = 240) -> dg.DagsterRun:
