@@ -139,6 +139,14 @@ def forget(server: EmbeddedSnowflake, name: Name) -> None:
     )
 
 
+def forget_all_in(server: EmbeddedSnowflake, database: str, schema: str | None = None) -> None:
+    """A database, or one schema of it, is dropped."""
+    server.catalog.execute(
+        "DELETE FROM created_tables WHERE database_name = ? AND schema_name = coalesce(?, schema_name)",
+        [database, schema],
+    )
+
+
 def rename(server: EmbeddedSnowflake, name: Name, new: Name) -> None:
     """A table has another name."""
     server.catalog.execute(

@@ -148,9 +148,11 @@ def execute_many(
     with _in_turn(session):
         expression = _parsed(sql, connection)
         type_id = statement_type_id(expression)
+        if not isinstance(expression, exp.Insert):
+            raise unsupported("array binding of anything but INSERT", "send the statement once for each row")
         first = Run(server, connection, session, expression, None, query_id)
         affected = 0
-        with _atomic(first):
+        with _engine_errors(), _atomic(first):
             for row in rows:
                 run = _prepared(replace(first, expression=expression.copy(), binds=list(row)))
                 affected += _run(run).affected or 0
@@ -229,6 +231,9 @@ def _refuse(expression: Expr, sql: str) -> None:
         kind = str(expression.args.get("kind") or "").upper()
         if kind not in _KINDS:
             raise unsupported(_words(sql))
+        if kind == "DATABASE" and not re.fullmatch(r"\w[\w$]*", _first_name(expression)):
+            # fakesnow puts the name into SQL and into the path of a file as it is.
+            raise unsupported(f"the database name '{_first_name(expression)}'", "letters, digits, _ and $ are served")
         properties = expression.args.get("properties")
         if properties and (unserved := properties.find(*_UNSERVED_TABLES)):
             raise unsupported(f"CREATE {type(unserved).__name__.removesuffix('Property').upper()} {kind}")
@@ -356,7 +361,7 @@ def _scan_results(run: Run, expression: Expr) -> None:
             query_id = argument.name
         result = _remembered(run, query_id)
         name = _scan_name(query_id or "")
-        run.duckdb.register(name, _as_stored(result))
+        run.duckdb.register(name, result.table)
         view = exp.Table(this=exp.to_identifier(name, quoted=True), db="main", catalog="temp")
         if alias := source.args.get("alias"):
             view.set("alias", alias)
@@ -381,10 +386,6 @@ def _remembered(run: Run, query_id: str | None) -> Result:
     if outcome is None:
         raise ProgrammingError(msg=f"Statement {query_id} has not finished", errno=709, sqlstate="02000")
     raise outcome
-
-
-def _as_stored(result: Result) -> pa.Table:
-    return result.table
 
 
 @contextlib.contextmanager
@@ -600,6 +601,7 @@ def _after(run: Run) -> None:
         database, schema = _schema_name(run, expression)
         stages.drop_all_in(run.server, database, schema)
         models.drop_all_in(run.server, database, schema)
+        descriptions.forget_all_in(run.server, database, schema)
     elif isinstance(expression, exp.Alter) and (renamed := expression.find(exp.AlterRename)):
         old, new = _name(run, expression.this), _name(run, renamed.this)
         if old and new:
@@ -647,6 +649,7 @@ def _drop_database(run: Run, expression: exp.Drop) -> Result:
         run.duckdb.execute(f'DETACH "{database}"')
         stages.drop_all_in(run.server, database)
         models.drop_all_in(run.server, database)
+        descriptions.forget_all_in(run.server, database)
         run.server.forget_database(database)
     message = f"{database} successfully dropped." if attached else "Drop statement executed successfully."
     return Result.of(pa.table({"status": [message]}), type_id=statement_type_id(expression))

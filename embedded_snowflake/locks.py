@@ -32,27 +32,51 @@ class TableLocks:
 
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _holders: dict[str, Session] = field(default_factory=dict)
+    _waiting: dict[Session, str] = field(default_factory=dict)
 
     def acquire(self, session: Session, table: str) -> None:
-        """Wait until the session may change the table. Raises Snowflake's 625 after an hour."""
-        deadline = time.monotonic() + WAIT_SECONDS
+        """Wait until the session may change the table. Raises Snowflake's 625 after an hour, or for a deadlock."""
         with self._changed:
-            while (holder := self._holders.get(table)) and holder is not session:
-                idle = time.monotonic() - holder.last_active
-                if idle > IDLE_SECONDS and holder.abort_transaction(f"another waited for {table}, idle {idle:.0f} s"):
-                    self._release(holder)
-                    break
-                if session.cancelled:
-                    raise ProgrammingError(msg="SQL execution canceled", errno=604, sqlstate="57014")
-                if time.monotonic() > deadline:
-                    raise ProgrammingError(
-                        msg=f"Statement has waited {WAIT_SECONDS:.0f} s for the lock on table '{table}', "
-                        "which another transaction holds, and was aborted.",
-                        errno=625,
-                        sqlstate="57014",
-                    )
-                self._changed.wait(LOOK_SECONDS)
+            self._waiting[session] = table
+            try:
+                self._wait(session, table)
+            finally:
+                del self._waiting[session]
             self._holders[table] = session
+
+    def _wait(self, session: Session, table: str) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        if self._is_deadlock(session, table):
+            raise ProgrammingError(
+                msg=f"Deadlock on table '{table}': the transaction that holds it waits for one of this transaction's.",
+                errno=625,
+                sqlstate="57014",
+            )
+        while (holder := self._holders.get(table)) and holder is not session:
+            idle = time.monotonic() - holder.last_active
+            if idle > IDLE_SECONDS and holder.abort_transaction(f"another waited for {table}, idle {idle:.0f} s"):
+                self._release(holder)
+                break
+            if session.cancelled:
+                raise ProgrammingError(msg="SQL execution canceled", errno=604, sqlstate="57014")
+            if time.monotonic() > deadline:
+                raise ProgrammingError(
+                    msg=f"Statement has waited {WAIT_SECONDS:.0f} s for the lock on table '{table}', "
+                    "which another transaction holds, and was aborted.",
+                    errno=625,
+                    sqlstate="57014",
+                )
+            self._changed.wait(LOOK_SECONDS)
+
+    def _is_deadlock(self, session: Session, table: str) -> bool:
+        """Whether who holds the table waits, directly or through others, for a table that the session holds."""
+        holder = self._holders.get(table)
+        seen: set[Session] = set()
+        while holder and holder is not session and holder not in seen:
+            seen.add(holder)
+            awaited = self._waiting.get(holder)
+            holder = self._holders.get(awaited) if awaited else None
+        return holder is session and bool(seen)
 
     def release(self, session: Session) -> None:
         """Give back all that the session holds."""

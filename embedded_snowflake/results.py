@@ -122,15 +122,15 @@ class Results:
     def end(self, query_id: str, outcome: Result | Exception) -> None:
         """Keep how a statement ended."""
         with self._lock:
+            self._bytes += _size(outcome) - _size(self._known.get(query_id))
             self._known[query_id] = outcome
             self._known.move_to_end(query_id)
-            self._bytes += _size(outcome)
-            while len(self._known) > REMEMBERED_RESULTS or (self._bytes > REMEMBERED_BYTES and len(self._known) > 1):
-                oldest, gone = next(iter(self._known.items()))
-                if gone is None:
+            # One that still runs keeps its place; those behind it do not stay for that.
+            ended = [known for known, kept in self._known.items() if kept is not None and known != query_id]
+            for oldest in ended:
+                if len(self._known) <= REMEMBERED_RESULTS and self._bytes <= REMEMBERED_BYTES:
                     break
-                del self._known[oldest]
-                self._bytes -= _size(gone)
+                self._bytes -= _size(self._known.pop(oldest))
 
     def get(self, query_id: str) -> Result | Exception | None:
         """How the statement ended, None while it runs. Raises KeyError for one that is not known."""

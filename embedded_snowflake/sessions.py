@@ -259,13 +259,17 @@ def create_warehouse(request: Statement) -> Answer:
     r" (?P<action>SUSPEND|RESUME|SET|ABORT ALL QUERIES)(?: IF SUSPENDED)?(?P<options>.*)"
 )
 def alter_warehouse(request: Statement) -> Answer:
-    """ALTER WAREHOUSE name SUSPEND | RESUME | SET options"""
-    name, action = _single(request), (request.group("action") or "").upper()
+    """ALTER WAREHOUSE name SUSPEND | RESUME | SET options | ABORT ALL QUERIES"""
+    name, action = _single(request), " ".join((request.group("action") or "").upper().split())
     if name not in _warehouses(request.server):
         if request.group("exists"):
             return status("Statement executed successfully.")
         raise _no_object(name)
     settings: dict[str, object] = {}
+    if action == "ABORT ALL QUERIES":
+        for connection in list(request.server.running.values()):
+            if of(connection).warehouse == name and connection is not request.connection:
+                cancel(connection)
     if action in ("SUSPEND", "RESUME"):
         settings["state"] = "SUSPENDED" if action == "SUSPEND" else "STARTED"
     for key, value in Options.parse(request.group("options")).values.items():

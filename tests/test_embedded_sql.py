@@ -13,11 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import snowflake.connector
 import tomlkit
 from conftest import Embedded, start_embedded, stop_embedded
 from snowflake.connector.errors import DatabaseError, IntegrityError, OperationalError, ProgrammingError
+
+from embedded_snowflake.results import REMEMBERED_RESULTS, Result, Results
 
 
 @pytest.fixture(scope="module")
@@ -198,9 +201,11 @@ def test_a_dropped_database_is_gone_with_its_stages(embedded):
         run = connection.cursor().execute
         run("CREATE DATABASE SHORT_LIVED")
         run("CREATE STAGE SHORT_LIVED.PUBLIC.S")
+        run("CREATE TABLE SHORT_LIVED.PUBLIC.KEYED (A INT PRIMARY KEY)")
         run("DROP DATABASE SHORT_LIVED")
         assert run("SHOW STAGES LIKE 'S' IN ACCOUNT").fetchall() == []
         assert run("SHOW DATABASES LIKE 'SHORT_LIVED'").fetchall() == []
+        assert not [row for row in run("SHOW PRIMARY KEYS").fetchall() if "SHORT_LIVED" in row]
     assert not list((embedded.home / "data").rglob("SHORT_LIVED*"))
 
 
@@ -270,7 +275,7 @@ def test_many_rows_are_inserted_all_or_none(embedded):
         insert = "INSERT INTO BATCH SELECT COLUMN1 FROM VALUES (?)"
         connection._paramstyle = "qmark"
         cursor.executemany(insert, [(number,) for number in range(50)])
-        with pytest.raises(ProgrammingError):
+        with pytest.raises(IntegrityError, match="100072"):
             cursor.executemany(insert, [(1,), (None,)])
         assert cursor.execute("SELECT COUNT(*) FROM BATCH").fetchone() == (50,)
 
@@ -384,6 +389,36 @@ def test_a_writer_waits_for_the_transaction_before_it_and_loses_nothing(embedded
     assert sql("SELECT N FROM WAITED") == [(11,)]
 
 
+def test_of_two_transactions_that_wait_for_each_other_one_fails_at_once(embedded, sql):
+    for table in ("CROSSED_A", "CROSSED_B"):
+        sql(f"CREATE OR REPLACE TABLE {table} (N INT)")
+        sql(f"INSERT INTO {table} VALUES (0)")
+    with embedded.connect() as first, embedded.connect() as second:
+        for connection, table in ((first, "CROSSED_A"), (second, "CROSSED_B")):
+            connection.cursor().execute("BEGIN")
+            connection.cursor().execute(f"UPDATE {table} SET N = N + 1")
+        waiting = threading.Thread(target=first.cursor().execute, args=("UPDATE CROSSED_B SET N = N + 1",))
+        waiting.start()
+        time.sleep(1)
+        with pytest.raises(ProgrammingError, match="Deadlock"):
+            second.cursor().execute("UPDATE CROSSED_A SET N = N + 1")
+        second.cursor().execute("ROLLBACK")
+        waiting.join(timeout=20)
+        first.cursor().execute("COMMIT")
+    assert sql("SELECT * FROM CROSSED_A UNION ALL SELECT * FROM CROSSED_B") == [(1,), (1,)]
+
+
+def test_the_results_of_a_busy_server_stay_bounded_while_an_old_statement_runs():
+    results = Results()
+    results.begin("slow")
+    for number in range(REMEMBERED_RESULTS + 100):
+        results.end(str(number), Result.of(pa.table({"A": [number]})))
+    assert results.get("slow") is None
+    assert isinstance(results.get(str(REMEMBERED_RESULTS + 99)), Result)
+    with pytest.raises(KeyError):
+        results.get("0")
+
+
 def test_a_writer_that_gives_up_waiting_has_changed_nothing(embedded, sql):
     sql("CREATE OR REPLACE TABLE LEFT_ALONE (N INT)")
     sql("INSERT INTO LEFT_ALONE VALUES (0)")
@@ -427,6 +462,8 @@ def test_a_slow_statement_does_not_hold_up_other_sessions_and_can_be_cancelled(e
         ("CREATE DYNAMIC TABLE D TARGET_LAG = '1 minute' WAREHOUSE = W AS SELECT 1 AS A", "CREATE DYNAMIC TABLE"),
         ("CREATE FUNCTION F(A INT) RETURNS INT AS 'A + 1'", "CREATE FUNCTION"),
         ("SHOW TASKS", "SHOW TASKS"),
+        ('CREATE DATABASE "../x"', "the database name"),
+        ('CREATE DATABASE "x\' AS y; --"', "the database name"),
         ("UNDROP TABLE T", "UNDROP TABLE"),
         ("CALL NO_SUCH_PROCEDURE(1)", "CALL NO_SUCH_PROCEDURE"),
         ("SELECT SYSTEM$NO_SUCH('x')", r"function SYSTEM\$NO_SUCH"),
