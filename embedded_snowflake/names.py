@@ -27,6 +27,8 @@ SHOW_TAIL = (
 # Tokens in which a comment's mark means nothing come first, so that they are kept whole.
 _COMMENT = re.compile(r"""('(?:[^'\\]|\\.|'')*'|"(?:[^"]|"")*"|\$\$.*?\$\$)|/\*.*?\*/|--[^\n]*|//[^\n]*""", re.DOTALL)
 
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0"}
+
 
 @dataclass(frozen=True)
 class Name:
@@ -57,7 +59,12 @@ def text(token: str) -> str:
     token = token.strip()
     if len(token) < 2 or token[0] != "'" or token[-1] != "'":
         return token
-    return re.sub(r"''|\\(.)", lambda match: match.group(1) or "'", token[1:-1], flags=re.DOTALL)
+    return re.sub(
+        r"''|\\(.)",
+        lambda match: _ESCAPES.get(match.group(1), match.group(1)) if match.group(1) else "'",
+        token[1:-1],
+        flags=re.DOTALL,
+    )
 
 
 def parts(spelled: str) -> list[str]:

@@ -86,12 +86,20 @@ def format_from(
     """The format that ``FILE_FORMAT = (...)`` gives; without one, the stage's own."""
     options = parse_options(written) if written else {}
     if not written:
-        options = dict(Options.parse(location.stage.options.get("FILE_FORMAT", "")).values)
+        own = Options.parse(location.stage.options.get("FILE_FORMAT", "")).values
+        options = {key: _listed(value) for key, value in own.items()}
     name = options.pop("FORMAT_NAME", None)
     base = named_format(connection, str(name)) if name else None
     if base:
         return FileFormat(base.type, {**base.options, **{key.upper(): value for key, value in options.items()}})
     return FileFormat.of(options)
+
+
+def _listed(value: str) -> str | list[str]:
+    """An option's value; of ``('a', 'b')``, as NULL_IF has it, the list."""
+    if not value.startswith("("):
+        return value
+    return [names.text(part) for part in re.findall(r"'(?:[^'\\]|\\.|'')*'", value)]
 
 
 @statement(rf"DROP FILE FORMAT(?P<exists> IF EXISTS)? (?P<name>{NAME})")

@@ -8,6 +8,7 @@ and unloading in ``copying``. External stages, ``@~`` (the user's stage) and ``@
 from __future__ import annotations
 
 import base64
+import contextlib
 import glob
 import gzip
 import hashlib
@@ -378,8 +379,10 @@ def _pattern(request: Statement) -> str | None:
 
 def _remove_empty_directories(root: Path) -> None:
     for directory, _, _ in os.walk(root, topdown=False):
-        if Path(directory) != root and not os.listdir(directory):
-            os.rmdir(directory)
+        if Path(directory) != root:
+            # Refused where files are left or have just come; another REMOVE may have been faster.
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
 
 
 def md5_digests(server: EmbeddedSnowflake, found: list[StagedFile]) -> dict[str, str]:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from sqlglot import exp
 
+from embedded_snowflake import names
+from embedded_snowflake.errors import invalid
 from embedded_snowflake.names import without_comments
 
 if TYPE_CHECKING:
@@ -187,21 +189,23 @@ def status(message: str) -> Rows:
     return rows(["status"], [[message]])
 
 
+_NESTED = r"\((?:[^()']|'(?:[^'\\]|\\.|'')*'|\((?:[^()']|'(?:[^'\\]|\\.|'')*')*\))*\)"
+_PAIR = re.compile(rf"(\w+)\s*=\s*('(?:[^'\\]|\\.|'')*'|{_NESTED}|[^\s,()]+)")
+
+
 @dataclass
 class Options:
-    """``KEY = value`` pairs as DDL has them, keys in upper case, quotes taken off."""
+    """``KEY = value`` pairs as DDL has them, keys in upper case, quotes and escapes undone."""
 
     values: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str | None) -> Options:
-        nested = r"\((?:[^()']|'(?:[^']|'')*'|\((?:[^()']|'(?:[^']|'')*')*\))*\)"
-        pairs = re.findall(rf"(\w+)\s*=\s*('(?:[^'\\]|\\.|'')*'|{nested}|[^\s,()]+)", text or "")
-        return cls({key.upper(): _unquote(value) for key, value in pairs})
+        """The pairs of ``[WITH] KEY = value ...``, in brackets or not. Raises for what is no pair."""
+        rest = _PAIR.sub(" ", text or "")
+        if unread := re.sub(r"\A\s*WITH\b|[\s,()]+", " ", rest, flags=re.IGNORECASE).strip():
+            raise invalid(f"SQL compilation error:\nunexpected '{unread}': expected options as KEY = value")
+        return cls({key.upper(): names.text(value) for key, value in _PAIR.findall(text or "")})
 
     def get(self, key: str, default: str = "") -> str:
         return self.values.get(key, default)
-
-
-def _unquote(value: str) -> str:
-    return value[1:-1].replace("''", "'") if value.startswith("'") else value

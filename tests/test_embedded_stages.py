@@ -99,6 +99,9 @@ def test_get_takes_a_directory_and_a_pattern(session, stage, tmp_path):
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["x.txt", "y.csv"]
     session.file.get(f"@{stage}", f"{tmp_path}/some", pattern=".*[.]txt")
     assert sorted(path.name for path in (tmp_path / "some").iterdir()) == ["x.txt", "z.txt"]
+    (tmp_path / "escaped").mkdir()
+    session.sql(rf"GET @{stage} 'file://{tmp_path}/escaped' PATTERN = '.*\\.csv'").collect()
+    assert [path.name for path in (tmp_path / "escaped").iterdir()] == ["y.csv"]
 
 
 def test_get_of_a_missing_file_is_an_error(sql, stage, tmp_path):
@@ -307,6 +310,12 @@ def test_csv_and_json_are_copied_and_bad_rows_are_left_out_only_when_asked(sessi
         "MATCH_BY_COLUMN_NAME=CASE_INSENSITIVE"
     )
     assert ("d", 4) in sql("SELECT * FROM FIGURES")
+
+
+def test_a_stages_own_file_format_is_used_with_its_null_values_and_delimiter(session, sql):
+    sql(r"CREATE TEMPORARY STAGE TABBED FILE_FORMAT = (TYPE = CSV FIELD_DELIMITER = '\t' NULL_IF = ('NA', 'none'))")
+    session.file.put_stream(io.BytesIO(b"a\tNA\nnone\tb\n"), "@TABBED/f.tsv", auto_compress=False)
+    assert sql("SELECT $1, $2 FROM @TABBED ORDER BY METADATA$FILE_ROW_NUMBER") == [("a", None), (None, "b")]
 
 
 def test_two_copies_of_the_same_files_at_once_load_them_once(embedded, session, sql, stage):
