@@ -27,6 +27,7 @@ SAMPLE_ROWS = 5
 SAMPLE_CELL_CHARACTERS = 120
 
 DAILY = dg.DailyPartitionsDefinition(start_date=settings().partition_start, end_offset=1)
+FIRST_DAY = DAILY.start.date().isoformat()
 # A range of days is one run and one job.
 ONE_RUN = dg.BackfillPolicy.single_run()
 
@@ -37,7 +38,8 @@ FEATURES_FRESHNESS = dg.FreshnessPolicy.cron("0 8 * * *", lower_bound_delta=time
 MODEL_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=8), warn_window=timedelta(days=7))
 
 # Runs when something upstream has changed and everything upstream is at rest. eager() itself would wait until every day
-# since the first partition has been materialized.
+# since the first partition has been materialized, and for an observation of the visits. Downstream of those it is
+# eager() that fits: predictions wait until there is a champion.
 IN_STEP = (
     dg.AutomationCondition.eager()
     .without(~dg.AutomationCondition.any_deps_missing())

@@ -140,7 +140,7 @@ def conversion_model(
     tags={"domain": "conversion"},
     code_version="1",
     freshness_policy=catalogue.MODEL_FRESHNESS,
-    automation_condition=catalogue.IN_STEP,
+    automation_condition=dg.AutomationCondition.eager(),
     description=(
         "The version in service: the alias CHAMPION and the default version of the model in the registry. They move "
         "to the challenger only when it is better than the prior and not worse than the champion on the same visits."
@@ -191,7 +191,7 @@ def champion(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) 
     tags={"domain": "conversion"},
     code_version="1",
     freshness_policy=catalogue.FEATURES_FRESHNESS,
-    automation_condition=catalogue.IN_STEP,
+    automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(PURCHASE_PROPENSITY),
     check_specs=[
         checks.keys_spec(PURCHASE_PROPENSITY),
@@ -248,7 +248,7 @@ def purchase_propensity(context: dg.AssetExecutionContext, snowflake: SnowflakeC
     tags={"domain": "conversion"},
     code_version="1",
     freshness_policy=catalogue.MODEL_FRESHNESS,
-    automation_condition=catalogue.IN_STEP,
+    automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(MODEL_EXPLANATIONS),
     check_specs=[checks.keys_spec(MODEL_EXPLANATIONS)],
 )
@@ -282,7 +282,7 @@ def model_explanations(context: dg.AssetExecutionContext, snowflake: SnowflakeCo
     tags={"domain": "insights"},
     code_version="1",
     freshness_policy=catalogue.FEATURES_FRESHNESS,
-    automation_condition=catalogue.IN_STEP,
+    automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(PRODUCT_INSIGHTS),
     check_specs=[checks.keys_spec(PRODUCT_INSIGHTS)],
 )

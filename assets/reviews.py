@@ -1,8 +1,5 @@
 """Reviews: what arrives on the stage, what is read from it, its scores, and the view that joins them."""
 
-import hashlib
-from collections import defaultdict
-
 import dagster as dg
 
 from assets import catalogue, checks
@@ -37,12 +34,8 @@ def staged_reviews(snowflake: SnowflakeConnection) -> dg.DataVersionsByPartition
     from customer_insights import stage_files
 
     with snowflake.session() as session:
-        days: dict[str, list[str]] = defaultdict(list)
-        for file in stage_files.list_files(session, f"@{settings().review_stage}"):
-            days[file.arrival_date.isoformat()].append(f"{file.name} {file.size} {file.md5}")
-    return dg.DataVersionsByPartition(
-        {day: hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest() for day, files in days.items()}
-    )
+        found = stage_files.versions_by_day(stage_files.list_files(session, f"@{settings().review_stage}"))
+    return dg.DataVersionsByPartition({day: version for day, version in found.items() if day >= catalogue.FIRST_DAY})
 
 
 @dg.observable_source_asset(
@@ -273,7 +266,7 @@ def review_quality(
     owners=catalogue.OWNERS,
     tags={"domain": "reviews"},
     code_version="1",
-    freshness_policy=catalogue.REVIEWS_FRESHNESS,
+    freshness_policy=catalogue.FEATURES_FRESHNESS,
     automation_condition=catalogue.IN_STEP,
     metadata=catalogue.table_metadata(REVIEWS),
     check_specs=[checks.spec(checks.KEYS, "reviews", "UUID is unique and no required column is NULL.")],

@@ -7,10 +7,11 @@ on this machine. What is in a file belongs in ``reviews``; how rows reach a tabl
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
@@ -70,6 +71,14 @@ def list_files(session: Session, location: str) -> list[StageFile]:
         raise
     files = [StageFile(_relative(name), int(size), str(md5), _utc(modified)) for name, size, md5, modified in rows]
     return sorted(files, key=lambda file: (file.modified, file.name))
+
+
+def versions_by_day(files: Iterable[StageFile]) -> dict[str, str]:
+    """Day of arrival (ISO date, UTC) -> a hash that changes with the names, sizes and checksums of the day's files."""
+    days: dict[str, list[str]] = {}
+    for file in files:
+        days.setdefault(file.arrival_date.isoformat(), []).append(f"{file.name} {file.size} {file.md5}")
+    return {day: hashlib.sha256("\n".join(sorted(named)).encode()).hexdigest() for day, named in days.items()}
 
 
 def list_names(session: Session, location: str) -> list[str]:

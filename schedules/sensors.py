@@ -3,7 +3,6 @@
 They are loaded stopped; ``CUSTOMER_INSIGHTS_SCHEDULES_ON=true`` loads them running.
 """
 
-import hashlib
 import json
 
 import dagster as dg
@@ -25,27 +24,22 @@ STATUS = dg.DefaultSensorStatus.RUNNING if settings().schedules_on else dg.Defau
 def new_review_files(
     context: dg.SensorEvaluationContext, snowflake: SnowflakeConnection
 ) -> dg.SensorResult | dg.SkipReason:
-    """The cursor holds one fingerprint a day; a day whose fingerprint changed is requested, under a run key that holds
-    it."""
+    """The cursor holds one version a day; a day whose version changed is requested, under a run key that holds it."""
     from customer_insights import stage_files
 
     seen: dict[str, str] = json.loads(context.cursor or "{}")
-    by_day: dict[str, list[str]] = {}
     with snowflake.session() as session:
-        for file in stage_files.list_files(session, f"@{settings().review_stage}"):
-            by_day.setdefault(file.arrival_date.isoformat(), []).append(f"{file.name} {file.size} {file.md5}")
+        files = stage_files.list_files(session, f"@{settings().review_stage}")
     found = {
-        day: hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()[:16]
-        for day, files in by_day.items()
-        if day >= catalogue.DAILY.start.date().isoformat()
+        day: version[:16] for day, version in stage_files.versions_by_day(files).items() if day >= catalogue.FIRST_DAY
     }
-    changed = sorted(day for day, fingerprint in found.items() if seen.get(day) != fingerprint)
+    changed = sorted(day for day, version in found.items() if seen.get(day) != version)
     if not changed:
-        return dg.SkipReason(
-            f"nothing new on @{settings().review_stage}: {sum(map(len, by_day.values()))} files, all seen"
-        )
+        return dg.SkipReason(f"nothing new on @{settings().review_stage}: {len(files)} files, all seen")
     return dg.SensorResult(
-        run_requests=[dg.RunRequest(run_key=f"{day}-{found[day]}", partition_key=day) for day in changed],
+        run_requests=[
+            dg.RunRequest(run_key=f"{day}-{found[day]}", partition_key=day, tags=jobs.TRIED_AGAIN) for day in changed
+        ],
         cursor=json.dumps(found, sort_keys=True),
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
@@ -125,12 +127,25 @@ def test_hostile_text_in_a_sample_is_shown_as_text():
     assert shown.splitlines()[-1].replace("\\|", "").count("|") == 2
 
 
-def test_the_daily_schedule_asks_for_yesterday():
-    from datetime import datetime
-
+@pytest.mark.parametrize(
+    ("zone", "day"), [("UTC", "2026-03-01"), ("Asia/Tokyo", "2026-02-28"), ("America/Los_Angeles", "2026-03-01")]
+)
+def test_the_daily_schedule_asks_for_the_last_day_that_is_over_in_utc(zone: str, day: str):
     from schedules.timetable import daily_reviews_schedule
 
-    context = dg.build_schedule_context(scheduled_execution_time=datetime(2026, 3, 2, 5, 0))
-    request = daily_reviews_schedule(context)
+    five_o_clock = datetime(2026, 3, 2, 5, 0, tzinfo=ZoneInfo(zone))
+    request = daily_reviews_schedule(dg.build_schedule_context(scheduled_execution_time=five_o_clock))
     assert isinstance(request, dg.RunRequest)
-    assert request.partition_key == "2026-03-01"
+    assert request.partition_key == day
+
+
+def test_predictions_wait_for_a_champion_and_features_for_nothing_but_news():
+    with dg.DagsterInstance.ephemeral() as instance:
+        before = dg.evaluate_automation_conditions(definitions.defs, instance)
+        for asset in ("reviews", "purchase_features"):
+            instance.report_runless_asset_event(dg.AssetMaterialization(asset))
+        after = dg.evaluate_automation_conditions(definitions.defs, instance, cursor=before.cursor)
+        assert after.get_num_requested(dg.AssetKey("purchase_propensity")) == 0
+        instance.report_runless_asset_event(dg.AssetMaterialization("champion"))
+        last = dg.evaluate_automation_conditions(definitions.defs, instance, cursor=after.cursor)
+        assert last.get_num_requested(dg.AssetKey("purchase_propensity")) == 1
