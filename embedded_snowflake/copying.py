@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 UNLOADED_ROWS = 50_000
 UNLOADED_BYTES = 16 * 2**20
 MAX_PARTITIONS = 1000
-_IGNORED = {"RETURN_FAILED_ONLY", "TRUNCATECOLUMNS", "ENFORCE_LENGTH", "LOAD_UNCERTAIN_FILES", "DETAILED_OUTPUT"}
+# They would change what is shown, or are for files of unknown age, which there are none of.
+_IGNORED = {"RETURN_FAILED_ONLY", "LOAD_UNCERTAIN_FILES", "DETAILED_OUTPUT"}
 _LOAD_COLUMNS = (
     *("file", "status", "rows_parsed", "rows_loaded", "error_limit", "errors_seen"),
     *("first_error", "first_error_line", "first_error_character", "first_error_column_name"),

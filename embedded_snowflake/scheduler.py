@@ -170,7 +170,14 @@ class Scheduler:
 
     def _give_nodes(self, pool: Pool, queue: list[Job]) -> None:
         for job in queue:
-            lease = self._lease(pool, job.target_instances)
+            try:
+                lease = self._lease(pool, job.target_instances)
+            except OSError as error:
+                # No memory, no disk, no process: the other jobs and pools are still looked at.
+                logger.exception("job %s", job.name)
+                reason = f"Ray's nodes could not be started: {error}"
+                job_history.change(self._server, job.key, status=INTERNAL_ERROR, message=reason)
+                continue
             if not lease:
                 # Those behind it wait, too: a small job must not keep a large one from ever getting its nodes.
                 return

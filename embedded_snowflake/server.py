@@ -169,6 +169,9 @@ class EmbeddedSnowflake:
     async def login(self, request: Request) -> Response:
         """Check user and password, then let fakesnow open the session."""
         data = _json(await request.body(), request).get("data", {})
+        if (data.get("SESSION_PARAMETERS") or {}).get("FAKESNOW_DB_PATH"):
+            # fakesnow would open databases in any directory.
+            return JSONResponse(_failure(2, "0A000", "unsupported on the embedded server: FAKESNOW_DB_PATH"))
         user, password = str(data.get("LOGIN_NAME", "")), str(data.get("PASSWORD", ""))
         expected = self.configuration
         known = hmac.compare_digest(user.upper().encode(), expected.user.upper().encode())

@@ -210,12 +210,18 @@ def show_users(request: Statement) -> Answer:
     )
 
 
+_WAREHOUSE_OPTIONS = {
+    *("WAREHOUSE_SIZE", "WAREHOUSE_TYPE", "INITIALLY_SUSPENDED", "AUTO_SUSPEND", "AUTO_RESUME", "COMMENT"),
+    "WAIT_FOR_COMPLETION",
+}
 _SIZES = {"XSMALL": "X-Small", "SMALL": "Small", "MEDIUM": "Medium", "LARGE": "Large", "XLARGE": "X-Large"}
 
 
 def add_warehouse(server: EmbeddedSnowflake, name: str, options: Options | None = None) -> None:
     """Record a warehouse; one that exists stays as it is."""
     options = options or Options()
+    for key in options.values.keys() - _WAREHOUSE_OPTIONS:
+        raise invalid(f"SQL compilation error:\ninvalid property '{key}' for 'WAREHOUSE'", 1423)
     server.catalog.execute(
         "INSERT OR IGNORE INTO warehouses VALUES (?, ?, ?, ?, ?, ?, ?, now())",
         [

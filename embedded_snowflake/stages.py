@@ -61,6 +61,8 @@ declare(
 # A location: '@name/path' in quotes, or @name/path up to the next blank outside of double quotes.
 LOCATION = r"""(?:'@(?:[^'\\]|\\.|'')*'|@(?:"(?:[^"]|"")*"|[^\s"';,()])+)"""
 FILE_URL = r"(?:'file://(?:[^'\\]|\\.|'')*'|file://[^\s;]+)"
+# Of these, ENCRYPTION is shown by nothing and changes nothing: files are kept as they are.
+_STAGE_OPTIONS = {"FILE_FORMAT", "DIRECTORY", "ENCRYPTION", "COMMENT"}
 UPLOAD_SECONDS = 3600
 _SIGNING_KEY = secrets.token_bytes(32)
 
@@ -237,6 +239,8 @@ def create_stage(request: Statement) -> Answer:
     options = Options.parse(request.group("options")).values
     if options.get("URL"):
         raise unsupported("external stages (CREATE STAGE ... URL =)")
+    if unknown := sorted(options.keys() - _STAGE_OPTIONS):
+        raise unsupported(f"CREATE STAGE ... {unknown[0]} =")
     _require_schema(connection, name)
     session = sessions.of(connection).id if request.group("temporary") else ""
     directory = _directory(server, name, session)
@@ -609,6 +613,9 @@ def copy_files(request: Statement) -> Answer:
 def signed_url(server: EmbeddedSnowflake, action: str, file: Path, seconds: float, overwrite: bool = True) -> str:
     """An address on this server by which anyone may read or write this one file until it expires."""
     relative = file.relative_to(server.data_dir).as_posix()
+    if not relative.startswith(("stages/", "temporary_stages/")):
+        # SQL can call the engine's function behind GET_PRESIGNED_URL with any directory.
+        raise invalid(f"{file.name} is not on a stage")
     claims = json.dumps([action, relative, time.time() + seconds, overwrite]).encode()
     token = base64.urlsafe_b64encode(_signature(claims) + claims).decode()
     return f"http://127.0.0.1:{server.configuration.port}/stage-files/{token}/{quote(file.name)}"

@@ -116,6 +116,11 @@ def test_a_wrong_password_is_refused_at_once(embedded):
     assert time.monotonic() - start < 5
 
 
+def test_a_login_cannot_name_another_directory_of_databases():
+    with pytest.raises(DatabaseError, match="unsupported on the embedded server: FAKESNOW_DB_PATH"):
+        snowflake.connector.connect(connection_name="embedded", session_parameters={"FAKESNOW_DB_PATH": "elsewhere"})
+
+
 def test_a_server_that_is_not_running_fails_within_seconds():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -462,6 +467,7 @@ def test_a_slow_statement_does_not_hold_up_other_sessions_and_can_be_cancelled(e
         ("CREATE DYNAMIC TABLE D TARGET_LAG = '1 minute' WAREHOUSE = W AS SELECT 1 AS A", "CREATE DYNAMIC TABLE"),
         ("CREATE FUNCTION F(A INT) RETURNS INT AS 'A + 1'", "CREATE FUNCTION"),
         ("SHOW TASKS", "SHOW TASKS"),
+        ("CREATE STAGE S COPY_OPTIONS = (ON_ERROR = CONTINUE)", "CREATE STAGE ... COPY_OPTIONS"),
         ('CREATE DATABASE "../x"', "the database name"),
         ('CREATE DATABASE "x\' AS y; --"', "the database name"),
         ("UNDROP TABLE T", "UNDROP TABLE"),

@@ -220,6 +220,11 @@ def test_a_presigned_url_reads_one_file_until_it_expires(session, sql, stage):
         urllib.request.urlopen(upload)
 
 
+def test_only_a_file_on_a_stage_gets_an_address(embedded, sql):
+    with pytest.raises(ProgrammingError, match="not on a stage"):
+        sql(f"SELECT _PRESIGNED_URL('{embedded.home / 'data'}', 'catalog.duckdb', 60.0)")
+
+
 def test_snowflakes_own_stage_file_system_reads_a_stage(session, stage):
     from snowflake.ml.fileset.stage_fs import SFStageFileSystem
 
