@@ -311,4 +311,5 @@ def ray_variables(cluster: RayCluster, variables: dict[str, str]) -> dict[str, s
         "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
         "RAY_TMPDIR": str(cluster.directory),
         "RAY_USAGE_STATS_ENABLED": "0",
+        **cluster.authentication,
     }

@@ -11,6 +11,7 @@ import json
 import logging
 import multiprocessing
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -78,6 +79,8 @@ class RayCluster:
         self.shape = shape
         self.address = ""
         self.jobs_run = 0
+        # Ray's ports are open to every user of this machine, and who may submit to them may run code as this one.
+        self.authentication = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self._waiting = threading.Lock()
         # Ray's sockets lie under here, and a Unix socket's path has at most 107 characters.
         self.directory = Path(tempfile.mkdtemp(prefix=f"{_prefix(data_dir)}-", dir=_short_temporary_directory()))
@@ -90,6 +93,7 @@ class RayCluster:
             "HOME": str(self.directory),
             "RAY_TMPDIR": str(self.directory),
             "RAY_USAGE_STATS_ENABLED": "0",
+            **self.authentication,
             "OMP_WAIT_POLICY": "PASSIVE",
         }
         with far_end:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
+import tempfile
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -124,6 +127,23 @@ def test_the_password_of_a_job_is_its_own_and_ends_with_it(embedded):
     assert known != settings["password"]
     with pytest.raises(snowflake.connector.errors.DatabaseError, match="Incorrect username or password"):
         snowflake.connector.connect(**{**settings, "password": known})
+
+
+def test_another_user_of_the_machine_cannot_run_code_on_a_jobs_nodes(session, tmp_path):
+    known = test_a_file_runs_on_the_pool_and_its_session_reaches_the_server_from_driver_and_workers.result["address"]
+    assert pool(session)["idle_nodes"] == 1
+    # As the job's own driver does it, but for the token.
+    environment = {"HOME": str(tmp_path), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    other = subprocess.run(
+        [sys.executable, "-c", f"import ray; ray.init('{known}')"],
+        env={**environment, "RAY_TMPDIR": tempfile.mkdtemp(dir=tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert other.returncode
+    assert "authentication" in other.stderr.lower()
+    assert pool(session)["idle_nodes"] == 1
 
 
 def test_the_next_job_finds_warm_nodes_and_nothing_of_the_last_one(session, submit, tmp_path):
