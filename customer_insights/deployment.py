@@ -52,7 +52,7 @@ def _administered(settings: Settings) -> list[tuple[str, str, str]]:
 
 def _owned(settings: Settings) -> list[str]:
     """What belongs to the project's own role, in its schema."""
-    stages = (settings.review_stage, settings.payload_stage, settings.work_stage, settings.model_stage)
+    stages = (settings.review_stage, settings.payload_stage, settings.work_stage)
     return [
         f"USE SCHEMA {qualified(settings.database, settings.schema_name)}",
         # Presigned URLs, by which jobs read, open the files of stages that Snowflake encrypts, not the client.

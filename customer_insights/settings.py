@@ -8,6 +8,7 @@ Snowflake is not here: that is the connection of ``connections.toml``. What a ta
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -15,6 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from customer_insights.identifiers import validated
 
+# Of the checkout, wherever a command is started.
+ENV_FILE = Path(__file__).resolve().parent.parent / ".env"
 Identifier = Annotated[str, AfterValidator(validated)]
 
 
@@ -26,7 +29,7 @@ def _words(value: object) -> object:
 class Settings(BaseSettings):
     """Names of Snowflake objects, models and limits."""
 
-    model_config = SettingsConfigDict(env_prefix="CUSTOMER_INSIGHTS_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="CUSTOMER_INSIGHTS_", env_file=ENV_FILE, extra="ignore", frozen=True)
 
     # Snowflake's objects
     connection: str | None = Field(
@@ -43,14 +46,13 @@ class Settings(BaseSettings):
         default="PAYLOAD_STAGE", description="where job code is uploaded, by code version"
     )
     work_stage: Identifier = Field(default="WORK_STAGE", description="where jobs exchange Parquet and messages, by run")
-    model_stage: Identifier = Field(default="MODEL_STAGE", description="weights that jobs load from a stage")
     model_name: Identifier = "CONVERSION_MODEL"
 
     # how the jobs run
     external_access_integrations: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
         default=(), description="what a job's container may reach, e.g. to install its requirements"
     )
-    target_instances: int = Field(default=1, ge=1, description="nodes of a scoring job")
+    target_instances: int = Field(default=1, ge=1, description="nodes of a job")
     queue_timeout_seconds: float = Field(default=1800, gt=0)
     run_timeout_seconds: float = Field(default=4 * 3600, gt=0)
     partition_start: str = Field(default="2026-01-01", description="first day (UTC) on which files may have arrived")
@@ -69,7 +71,7 @@ class Settings(BaseSettings):
         "en", "fr", "de", "hi", "it", "es", "pt",
     )  # fmt: skip
     sentiment_model: str = Field(
-        default="use", description="'use', 'e5', or a Hugging Face name or stage path for transformers"
+        default="use", description="'use', 'e5', or for transformers a name on the Hugging Face hub or a folder"
     )
     sentiment_revision: str | None = None
 
@@ -80,7 +82,9 @@ class Settings(BaseSettings):
         "generic brief with no details",
     )
     quality_hypothesis_template: str = "This review is {}."
-    quality_model: str = Field(default="embedded", description="'embedded', or a Hugging Face name or stage path")
+    quality_model: str = Field(
+        default="embedded", description="'embedded', or a name on the Hugging Face hub or a folder"
+    )
     quality_revision: str | None = None
 
     # the purchase model

