@@ -40,6 +40,7 @@ def staged_reviews(snowflake: SnowflakeConnection) -> dg.DataVersionsByPartition
 
 @dg.observable_source_asset(
     group_name=GROUP,
+    automation_condition=dg.AutomationCondition.on_cron("0 * * * *"),
     metadata=catalogue.table_metadata(TABULAR_DATA),
     description="Visits to product pages: what was shown, how long it took to load, and whether it sold.",
     tags={"domain": "visits", "dagster/kind/snowflake": "", "dagster/kind/table": ""},

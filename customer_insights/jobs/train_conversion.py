@@ -7,7 +7,10 @@ s against 17 to 24 s with Ray Train at 100,000 to 1,000,000 rows).
 from __future__ import annotations
 
 from customer_insights import conversion, plots
+from customer_insights.errors import RetryableError
+from customer_insights.features import fingerprint
 from customer_insights.jobs.reporting import job
+from customer_insights.tables import PURCHASE_FEATURES
 
 
 def main() -> None:
@@ -15,7 +18,11 @@ def main() -> None:
     import ray
 
     with job() as run:
-        features = run.session.table("PURCHASE_FEATURES").to_pandas().sort_values("UUID", ignore_index=True)
+        features = run.session.table(PURCHASE_FEATURES.name).to_pandas().sort_values("UUID", ignore_index=True)
+        if fingerprint(run.session) != run.extras["training_set"]:
+            raise RetryableError(
+                "PURCHASE_FEATURES was made anew while this job was on its way: materialize the model again"
+            )
         parts = conversion.split(features, run.settings)
         champion = conversion.load_champion(run.session, run.settings)
         # All CPUs of one node, not of the cluster: more threads than CPUs spin and wait for each other.
