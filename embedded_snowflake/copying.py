@@ -26,6 +26,7 @@ from sqlglot import Expr, exp
 
 from embedded_snowflake import stage_queries, stages
 from embedded_snowflake.errors import ProgrammingError, invalid, unsupported
+from embedded_snowflake.names import quoted, quoted_text
 from embedded_snowflake.stage_queries import FILENAME, ROW_NUMBER, Bound, FileFormat
 from embedded_snowflake.stages import StagedFile, StageLocation
 
@@ -275,7 +276,7 @@ def _insert(
             where = _without_bad_rows(copy, view, filled, lines, on_error)
             casts = ", ".join(f"CAST({column.expression} AS {column.type})" for column in filled)
             source = Source(f"SELECT {casts} FROM {view}{where}", [column.name for column in filled])
-        into = ", ".join(_identifier(column) for column in source.columns)
+        into = ", ".join(quoted(column) for column in source.columns)
         target = table.sql(dialect="duckdb", identify=True)
         copy.duckdb.execute(f"INSERT INTO {target} {f'({into})' if into else ''} {source.sql}", source.binds)
         for line in lines.values():
@@ -283,10 +284,6 @@ def _insert(
         return list(lines.values())
     finally:
         bound.release()
-
-
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _target_columns(copy: Copy, table: exp.Table) -> list[tuple[str, str]]:
@@ -374,10 +371,10 @@ def _by_name(
 ) -> dict[str, str]:
     """The expression for each column of the files, by its name as the table spells it."""
     if file_format.type == "PARQUET":
-        found = {name: _identifier(name) for name in reader.columns}
+        found = {name: quoted(name) for name in reader.columns}
     elif file_format.type == "JSON":
         keys = copy.duckdb.execute(f'SELECT DISTINCT unnest(json_keys("$1")) FROM {view}').fetchall()
-        found = {key: f'"$1" ->> {stage_queries.quoted("$." + json.dumps(key))}' for (key,) in keys}
+        found = {key: f'"$1" ->> {quoted_text("$." + json.dumps(key))}' for (key,) in keys}
     elif file_format.flag("PARSE_HEADER"):
         names = stage_queries.header(files, file_format)
         found = {name: f'"${index + 1}"' for index, name in enumerate(names)}
@@ -393,7 +390,7 @@ def _without_bad_rows(copy: Copy, view: str, filled: list[Filled], lines: dict[s
     if on_error not in ("CONTINUE", "SKIP_FILE"):
         raise unsupported(f"ON_ERROR = {on_error}", "ABORT_STATEMENT, CONTINUE and SKIP_FILE are served")
     bad = " OR ".join(column.does_not_fit for column in filled)
-    first = " ".join(f"WHEN {column.does_not_fit} THEN {stage_queries.quoted(column.name)}" for column in filled)
+    first = " ".join(f"WHEN {column.does_not_fit} THEN {quoted_text(column.name)}" for column in filled)
     found = copy.duckdb.execute(
         f'SELECT "{FILENAME}", count(*), min("{ROW_NUMBER}"), arg_min(CASE {first} END, "{ROW_NUMBER}") '
         f"FROM {view} WHERE {bad} GROUP BY 1"
@@ -405,7 +402,7 @@ def _without_bad_rows(copy: Copy, view: str, filled: list[Filled], lines: dict[s
         known.status = "PARTIALLY_LOADED" if on_error == "CONTINUE" and count < known.parsed else "LOAD_FAILED"
     if on_error == "CONTINUE":
         return f" WHERE NOT ({bad})"
-    failed = ", ".join(stage_queries.quoted(file) for file, *_ in found)
+    failed = ", ".join(quoted_text(file) for file, *_ in found)
     return f' WHERE "{FILENAME}" NOT IN ({failed})' if failed else ""
 
 

@@ -119,11 +119,11 @@ def remember(
     is_view: bool,
 ) -> None:
     """Keep what was taken out of the CREATE that has just succeeded."""
-    spelled = _identifier(name.name) if temporary else _full(name)
+    spelled = names.quoted(name.name) if temporary else _full(name)
     if described.comment is not None:
         _comment(server, connection, spelled, name, described.comment, is_view)
     for column, text in described.column_comments.items():
-        connection.execute(f"COMMENT ON COLUMN {spelled}.{_identifier(column)} IS {_text(text)}")
+        connection.execute(f"COMMENT ON COLUMN {spelled}.{names.quoted(column)} IS {names.quoted_text(text)}")
     if not temporary:
         server.catalog.execute(
             "INSERT OR REPLACE INTO created_tables VALUES (?, ?, ?, now(), ?, ?)",
@@ -159,7 +159,7 @@ def _comment(
     server: EmbeddedSnowflake, connection: DuckDBPyConnection, spelled: str, name: Name, text: str, is_view: bool
 ) -> None:
     kind = "VIEW" if is_view else "TABLE"
-    connection.execute(f"COMMENT ON {kind} {spelled} IS {_text(text)}")
+    connection.execute(f"COMMENT ON {kind} {spelled} IS {names.quoted_text(text)}")
     # INFORMATION_SCHEMA.TABLES reads it here.
     with server.lock, server.fakesnow.duck_conn.cursor() as cursor:
         cursor.execute(
@@ -191,13 +191,13 @@ def comment_on_table(request: Statement) -> Answer:
 def comment_on_column(request: Statement) -> Answer:
     """COMMENT ON COLUMN [[db.]schema.]table.column IS 'text'"""
     *table, column = names.parts(request.group("name") or "")
-    name = names.qualified(request.connection, ".".join(_identifier(part) for part in table))
+    name = names.qualified(request.connection, ".".join(names.quoted(part) for part in table))
     found = _find(request.connection, name)
     if not found:
         raise does_not_exist("Table", str(name))
     with sessions.of(request.connection).lock:
         request.connection._duck_conn.execute(
-            f"COMMENT ON COLUMN {found.spelled}.{_identifier(column)} IS {_text(_said(request))}"
+            f"COMMENT ON COLUMN {found.spelled}.{names.quoted(column)} IS {names.quoted_text(_said(request))}"
         )
     return status("Statement executed successfully.")
 
@@ -224,7 +224,7 @@ class Found:
 
     @property
     def spelled(self) -> str:
-        return f"{_identifier(self.database)}.{_identifier(self.schema)}.{_identifier(self.name)}"
+        return f"{names.quoted(self.database)}.{names.quoted(self.schema)}.{names.quoted(self.name)}"
 
 
 def _find(connection: FakeSnowflakeConnection, name: Name) -> Found | None:
@@ -357,13 +357,5 @@ def show_keys(request: Statement) -> Answer:
     return rows(["created_on", "database_name", "schema_name", "table_name", "column_name", "key_sequence"], answer)
 
 
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _full(name: Name) -> str:
-    return ".".join(_identifier(part) for part in (name.database, name.schema, name.name))
-
-
-def _text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    return ".".join(names.quoted(part) for part in (name.database, name.schema, name.name))

@@ -370,7 +370,7 @@ def specification(job: Job) -> str:
 def identifier(name: Name) -> str:
     """The name as SQL spells it, so that it can stand before ``!SPCS_WAIT_FOR``."""
     parts = (name.database, name.schema, name.name)
-    return ".".join(part if re.fullmatch(r"[A-Z_][A-Z0-9_$]*", part) else f'"{part}"' for part in parts)
+    return ".".join(part if re.fullmatch(r"[A-Z_][A-Z0-9_$]*", part) else names.quoted(part) for part in parts)
 
 
 # -- logs -----------------------------------------------------------------------------------------------------------

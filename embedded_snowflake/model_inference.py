@@ -193,7 +193,7 @@ def _replacement(found: Tokens, call: _MethodCall) -> Edit:
     opening = call.first - 1
     _refuse_partitions(call)
     outputs = ", ".join(
-        f"{_RESULT}[{number}]::{_checked_type(one['type'])} AS {_quoted(one['name'])}"
+        f"{_RESULT}[{number}]::{_checked_type(one['type'])} AS {names.quoted(one['name'])}"
         for number, one in enumerate(call.method["outputs"])
     )
     table = f"LATERAL (SELECT {outputs} FROM (SELECT {_engine_call(call)} AS {_RESULT}))"
@@ -242,7 +242,3 @@ def _checked_type(type_name: str) -> str:
     if not _TYPE.fullmatch(type_name):
         raise invalid(f"SQL compilation error:\nthe model's package names a type that is none: {type_name!r}")
     return type_name
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

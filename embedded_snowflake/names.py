@@ -67,6 +67,16 @@ def text(token: str) -> str:
     )
 
 
+def quoted(name: str) -> str:
+    """The identifier of this name, as SQL spells it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quoted_text(text: str) -> str:
+    """DuckDB's literal of this text."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def parts(spelled: str) -> list[str]:
     """The parts of a dotted name, quotes taken off, unquoted ones in upper case."""
     found = re.findall(_PART, spelled)

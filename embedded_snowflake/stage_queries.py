@@ -340,15 +340,10 @@ def reader(location: StageLocation, found: list[StagedFile], file_format: FileFo
     return _text_reader(location, rows, is_json=file_format.type == "JSON")
 
 
-def quoted(text: str) -> str:
-    """A DuckDB string literal."""
-    return "'" + text.replace("'", "''") + "'"
-
-
 def _file_list(found: list[StagedFile]) -> str:
     # DuckDB reads '*', '?' and '[' in a path as a pattern.
     escaped = (re.sub(r"([*?\[])", r"[\1]", str(file.local)) for file in found)
-    return "[" + ", ".join(quoted(path) for path in escaped) + "]"
+    return "[" + ", ".join(names.quoted_text(path) for path in escaped) + "]"
 
 
 def _parquet_schema(found: list[StagedFile]) -> list[tuple[str, str]]:
@@ -364,10 +359,8 @@ def _parquet_reader(location: StageLocation, found: list[StagedFile]) -> Reader:
     if not found:
         return Reader(f'SELECT NULL::JSON AS "$1", {_metadata("NULL", "NULL", "NULL")} WHERE false', (), {})
     columns = tuple(name for name, _ in _parquet_schema(found))
-    struct = ", ".join(
-        f'"{name.replace(chr(34), chr(34) * 2)}" := f."{name.replace(chr(34), chr(34) * 2)}"' for name in columns
-    )
-    relative = f"{quoted(prefix + '/')} || substr(f.filename, {len(root) + 1})"
+    struct = ", ".join(f"{names.quoted(name)} := f.{names.quoted(name)}" for name in columns)
+    relative = f"{names.quoted_text(prefix + '/')} || substr(f.filename, {len(root) + 1})"
     metadata = _metadata(relative, "f.file_row_number + 1", "NULL::TIMESTAMP")
     # The object that $1 stands for is only made where a query asks for it.
     sql = (
