@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from customer_insights import query, tables
+from customer_insights import query
 from customer_insights.settings import settings
 from customer_insights.tables import Table
 
@@ -147,6 +147,3 @@ def arrival_window(context: dg.AssetExecutionContext) -> tuple[str, str]:
 
 
 IN_WINDOW = "ARRIVAL_DATE BETWEEN ?::DATE AND ?::DATE"
-
-# Every table that is an asset, by the asset's name.
-TABLE_OF_ASSET = {table.name.lower(): table for table in (*tables.TABLES, tables.REVIEWS)}
