@@ -96,13 +96,11 @@ def conversion_model(
 ) -> dg.MaterializeResult:
     """The newest version of the purchase model, trained on a Ray job and logged to the Model Registry as CHALLENGER.
     Nothing is trained when neither features nor code have changed since a version."""
-    from customer_insights import features, promotion
+    from customer_insights import conversion, features, promotion
 
     with snowflake.session() as session:
         fingerprint = features.fingerprint(session)
-        found = promotion.trained_on(
-            promotion.versions(session, settings()), fingerprint, settings().training_code_version
-        )
+        found = promotion.trained_on(promotion.versions(session, settings()), fingerprint, conversion.code_version())
         outcome = compute_pool.run_when(
             found is None,
             context,
@@ -111,7 +109,7 @@ def conversion_model(
             otherwise=f"version {found.name if found else ''} was trained on these very features",
         )
         all_versions = promotion.versions(session, settings())
-        version = promotion.trained_on(all_versions, fingerprint, settings().training_code_version)
+        version = promotion.trained_on(all_versions, fingerprint, conversion.code_version())
         if version is None:
             raise dg.Failure(f"the job ended, but no version of {settings().model_name} was trained on {fingerprint}")
         # Also a version that an earlier run logged and could not name, or that newer features have been taken back to.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from customer_insights import promotion
@@ -60,6 +61,11 @@ class Evaluation:
     champion_version: str | None
     outcomes: np.ndarray
     probabilities: np.ndarray
+
+
+def code_version() -> str:
+    """A hash of this module: when it changes, a model is trained again on features that did not."""
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
 
 
 def part(uuid: str) -> str:

@@ -88,9 +88,6 @@ class Settings(BaseSettings):
     quality_revision: str | None = None
 
     # the purchase model
-    training_code_version: str = Field(
-        default="1", description="raise it when training changes, and unchanged features are trained again"
-    )
     minimum_training_rows: int = Field(default=200, ge=20)
     promotion_tolerance: float = Field(
         default=0.005, ge=0, description="AUC by which a challenger may fall short of the champion"

@@ -104,3 +104,10 @@ def test_a_challenger_that_may_be_guessing_is_not_promoted():
     decision = promotion.decide(version("NEW", 0.52, low=0.48), None, Settings())
     assert not decision.passed
     assert not decision.conditions["better_than_chance"][0]
+
+
+def test_a_version_of_other_code_or_other_features_is_not_taken_for_this_one():
+    made = promotion.Version("A", (), {"training_set": "1", "training_code_version": conversion.code_version()})
+    assert promotion.trained_on([made], "1", conversion.code_version()) == made
+    assert promotion.trained_on([made], "2", conversion.code_version()) is None
+    assert promotion.trained_on([made], "1", "other code") is None

@@ -40,7 +40,7 @@ def main() -> None:
             {
                 "run_id": run.run_id,
                 "training_set": str(run.extras["training_set"]),
-                "training_code_version": run.settings.training_code_version,
+                "training_code_version": conversion.code_version(),
                 "training_rows": len(parts["train"]),
                 "trees": int(model.named_steps["classifier"].best_iteration) + 1,
             },
