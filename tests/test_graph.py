@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date, timedelta
 
 import pytest
 from conftest import Graph, materializations, today
@@ -137,6 +138,18 @@ def test_one_more_file_is_all_that_the_next_run_reads_and_scores(materialized_gr
     assert shown["review_quality"]["rows classified"] == 1
     assert graph.value("SELECT COUNT(*) FROM RAW_REVIEWS") == before + 1
     assert graph.value("SELECT REVIEW_QUALITY IS NOT NULL FROM REVIEWS WHERE UUID = 'one-more-1'")
+
+
+def test_a_range_of_days_is_one_run_and_one_job(empty_graph: Graph):
+    yesterday = (date.fromisoformat(today()) - timedelta(days=1)).isoformat()
+    empty_graph.put("today.txt", b'"a-1","good chair"')
+    jobs = "SELECT COUNT(*) FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY())"
+    before = empty_graph.value(jobs)
+    result = empty_graph.run("raw_reviews", start=yesterday, end=today(), raise_on_error=True)
+    days = {event.partition for event in result.get_asset_materialization_events()}
+    assert days == {yesterday, today()}
+    assert empty_graph.value(jobs) == before + 1
+    assert empty_graph.value("SELECT COUNT(*) FROM RAW_REVIEWS") == 1
 
 
 def test_staged_files_give_their_day_a_data_version_that_changes_with_them(empty_graph: Graph):
