@@ -253,7 +253,7 @@ _METRICS = {
     "log loss": "log_loss",
     "Brier": "brier",
     "ECE": "expected_calibration_error",
-    "lift at 10 %": "top_decile_lift",
+    "lift 10 %": "top_decile_lift",
 }
 
 
@@ -308,5 +308,5 @@ def _show_predictions(console: Console, session: Session) -> None:
         for row in found
     ]
     console.print()
-    columns = ["product", "page load", "sentiment", "review", "probability", "decile"]
+    columns = ["product", "load", "sentiment", "review", "purchase", "decile"]
     console.print(summary("Five predictions of a purchase", columns, rows))

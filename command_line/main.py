@@ -15,6 +15,7 @@ from command_line import local
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_show_locals=False, add_completion=True)
 console = Console()
+COLUMNS_OF_WORDS = ("", "checks", "product", "review")
 
 
 @app.command()
@@ -97,8 +98,8 @@ def summary(title: str, columns: list[str], rows: Sequence[Sequence[object]]) ->
     """A table for the terminal."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for name in columns:
-        # A line a row: what is longer ends in an ellipsis.
-        table.add_column(name, overflow="ellipsis", no_wrap=True)
+        # In a narrow terminal the columns of words become narrower, so that no number is cut.
+        table.add_column(name, overflow="fold", no_wrap=name not in COLUMNS_OF_WORDS)
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
     return table
