@@ -1,22 +1,23 @@
 """What every job of this project shares: it opens Dagster Pipes, reads its settings and window, and reports one
-materialization."""
+materialization; and what the two scoring jobs share. What is computed, and by what, is each job's own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from customer_insights import scoring
 from customer_insights.jobs.pipes_stage_writer import open_job_pipes
-from customer_insights.pending import Window
+from customer_insights.pending import Query, Window, count
 from customer_insights.settings import Settings
+from customer_insights.tables import Table
 
 if TYPE_CHECKING:
     from dagster_pipes import PipesContext
     from snowflake.snowpark import Session
-
-    from customer_insights.scoring import ScoringReport
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,24 @@ def job() -> Iterator[JobRun]:
         yield JobRun(pipes, session, settings, pipes.extras)
 
 
-def scoring_metadata(report: ScoringReport) -> dict[str, Any]:
+def score(
+    run: JobRun, table: Table, query: Query, make_scorer: Callable[[], Callable], model: str, revision: str
+) -> None:
+    """Score what ``query`` finds pending, merge it into ``table`` and report what was done."""
+    report = scoring.score_pending(
+        run.session,
+        pending=query.sql,
+        binds=query.binds,
+        table=table,
+        prefix=f"@{run.settings.qualified_schema}.{run.settings.work_stage}/{run.run_id}/{table.name.lower()}",
+        run_id=run.run_id,
+        make_scorer=make_scorer,
+    )
+    left = count(run.session, query)
+    run.report({**_scoring_metadata(report), "model": model, "revision": revision, "rows left": left})
+
+
+def _scoring_metadata(report: scoring.ScoringReport) -> dict[str, Any]:
     """A scoring report as metadata, with its throughput."""
     return {
         "rows scored": report.rows,
