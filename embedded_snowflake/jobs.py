@@ -160,6 +160,9 @@ def _instances(options: dict[str, Any], pool: compute_pools.Pool) -> tuple[int, 
 
 def _job_name(request: Statement, spelled: str, suffixed: bool) -> Name:
     base = names.qualified(request.connection, spelled.rstrip("_") if suffixed else spelled)
+    # A service's name becomes a DNS label; here it also names the folder of the job's result.
+    if not re.fullmatch(r"[A-Za-z0-9_$]+", base.name):
+        raise invalid(f"a job's name has letters, digits, _ and $ only, found '{base.name}'")
     name = Name(base.database, base.schema, f"{base.name}_{secrets.token_hex(4).upper()}") if suffixed else base
     if job_history.named(request.server, name):
         raise already_exists("Object", str(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 import tempfile
@@ -394,3 +395,23 @@ def processes_of(home: Path) -> list[int]:
             if process.environ().get("EMBEDDED_SNOWFLAKE_DATA_DIR") == str(home / "data"):
                 found.append(process.pid)
     return found
+
+
+def test_a_job_name_that_is_a_path_is_refused(embedded):
+    session = embedded.session()
+    session.sql("CREATE STAGE IF NOT EXISTS HOL_DB.HOL_SCHEMA.ODD_NAMES").collect()
+    session.sql(
+        "CREATE COMPUTE POOL IF NOT EXISTS ODD_NAMES_POOL MIN_NODES=1 MAX_NODES=1 INSTANCE_FAMILY=CPU_X64_XS"
+    ).collect()
+    spec = json.dumps(
+        {
+            "STAGE_PATH": "@HOL_DB.HOL_SCHEMA.ODD_NAMES/payload",
+            "ARGS": ["bash", "/mnt/job_stage/system/startup.sh", "a.py"],
+            "ENV_VARS": {},
+        }
+    )
+    with pytest.raises(Exception, match="a job's name has letters, digits"):
+        session.sql(
+            "CALL SYSTEM$EXECUTE_ML_JOB(?, ?, ?, ?)",
+            params=['HOL_DB.HOL_SCHEMA."../../ELSEWHERE"', "ODD_NAMES_POOL", spec, json.dumps({"TARGET_INSTANCES": 1})],
+        ).collect()
