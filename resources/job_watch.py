@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from dagster import DagsterRunStatus
 
+from customer_insights.transient import causes, error_number, is_transient
 from resources.errors import (
     JobFailedError,
     JobLostError,
@@ -25,7 +26,7 @@ from resources.errors import (
 from resources.job_logs import LogFollower
 from resources.job_submission import StepContext, Submission, find_job, submit
 from resources.pipes_stage import StageMessageReader, remove_files
-from resources.snowflake import ReconnectingSession, causes, error_number, is_transient
+from resources.snowflake import ReconnectingSession
 
 if TYPE_CHECKING:
     from dagster import PipesSession

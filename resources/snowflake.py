@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import dagster as dg
 from pydantic import Field
 
+from customer_insights.transient import causes, error_number, is_transient
 from resources.errors import SnowflakeConnectionError, SnowflakeUnreachableError
 
 if TYPE_CHECKING:
@@ -30,49 +31,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-# Errors after which the same statement may succeed: the request did not get through (25xxxx), or the session is gone
-# (39011x) and a new one helps.
-# https://github.com/snowflakedb/snowflake-connector-python/blob/main/src/snowflake/connector/errorcode.py
-_NO_ANSWER = frozenset({250001, 250002, 250003, 250006, 251001, 251002, 251011, 251012})
-_SESSION_GONE = frozenset({290401, 390104, 390110, 390111, 390112, 390114, 390115})
 _LOGIN_REFUSED = range(390100, 390200)
 POLLING_TIMEOUT_SECONDS = 60
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what led to it, nearest first."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def error_number(error: BaseException) -> int | None:
-    """Snowflake's number of an error of the connector or of Snowpark."""
-    number = getattr(error, "sql_error_code", None) or getattr(error, "errno", None)
-    return number if isinstance(number, int) and not isinstance(error, OSError) else None
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether Snowflake was out of reach or the session is gone, so that another try may succeed."""
-    if isinstance(error, SnowflakeUnreachableError):
-        return True
-    if isinstance(error, SnowflakeConnectionError):
-        return False
-    from snowflake.connector.errors import InterfaceError, OperationalError
-    from snowflake.snowpark.exceptions import SnowparkSessionException
-
-    for cause in causes(error):
-        number = error_number(cause)
-        if number in _NO_ANSWER or number in _SESSION_GONE or isinstance(cause, (ConnectionError, TimeoutError)):
-            return True
-        # HTTP errors of the connector are numbered 290000 + status.
-        if isinstance(cause, (OperationalError, InterfaceError)) and number and 290500 <= number <= 290599:
-            return True
-        if isinstance(cause, SnowparkSessionException):
-            return True
-    return False
 
 
 class SnowflakeConnection(dg.ConfigurableResource):
