@@ -11,15 +11,15 @@ import argparse
 import logging
 import os
 import secrets
-import socket
 import stat
 import sys
 from pathlib import Path
 
 import duckdb
 import tomlkit
-import uvicorn
 
+from embedded_snowflake import faults
+from embedded_snowflake.listener import Listener, bound
 from embedded_snowflake.server import Configuration, EmbeddedSnowflake
 
 CONNECTION = "embedded"
@@ -50,14 +50,19 @@ def main(arguments: list[str] | None = None) -> int:
         default=256,
         help="what a job's Ray node keeps in memory before it spills to disk (default: %(default)s)",
     )
+    parser.add_argument(
+        "--faults",
+        type=given_faults,
+        default=[],
+        metavar="FILE_OR_JSON",
+        help="what shall go wrong from the start (docs/rehearsing-faults.md)",
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.umask(0o077)
     options.data_dir.mkdir(parents=True, exist_ok=True)
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind(("127.0.0.1", options.port))
+        listener = bound(options.port)
     except OSError as error:
         print(
             f"port {options.port} on 127.0.0.1 is taken ({error.strerror}): choose another with --port", file=sys.stderr
@@ -89,10 +94,22 @@ def main(arguments: list[str] | None = None) -> int:
     write_connection(file, port, password, options.database, options.schema, options.warehouse)
     listener.listen()
     print(f"embedded Snowflake listens on 127.0.0.1:{port}; connection '{CONNECTION}' is in {file}", flush=True)
-    # Clients keep their connections open; without a limit a stop would wait for the last of them.
-    serving = uvicorn.Config(server.app(), log_level="warning", lifespan="on", timeout_graceful_shutdown=3)
-    uvicorn.Server(serving).run(sockets=[listener])
+    server.faults.arm(options.faults)
+    serving = Listener(server.app(), listener)
+    server.faults.refuse = serving.refuse
+    serving.run()
     return 0
+
+
+def given_faults(file_or_json: str) -> list[faults.Fault]:
+    """The faults of --faults. Those that strike at once would strike before anybody is there."""
+    try:
+        found = faults.read(faults.given(file_or_json))
+    except (faults.FaultError, OSError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if any(fault.at_once for fault in found):
+        raise argparse.ArgumentTypeError("from the start, refuse and lose_node need a match that says when they strike")
+    return found
 
 
 def known_password(file: Path) -> str | None:

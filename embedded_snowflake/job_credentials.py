@@ -15,17 +15,23 @@ class JobCredentials:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._tokens: dict[str, list[str]] = {}
+        self._jobs: dict[str, str] = {}
 
-    def issue(self) -> str:
-        """A new password."""
+    def issue(self, job: str) -> str:
+        """A new password for the job with this key."""
         password = secrets.token_urlsafe(32)
         with self._lock:
             self._tokens[password] = []
+            self._jobs[password] = job
         return password
 
-    def accepts(self, password: str) -> bool:
+    def job_of(self, password: str) -> str | None:
+        """The key of the job whose password it is, None where it is nobody's."""
         with self._lock:
-            return any(secrets.compare_digest(password.encode(), known.encode()) for known in self._tokens)
+            found = [
+                job for known, job in self._jobs.items() if secrets.compare_digest(password.encode(), known.encode())
+            ]
+        return found[0] if found else None
 
     def opened(self, password: str, token: str) -> bool:
         """Remember the session that was opened with this password. False where it was revoked meanwhile."""
@@ -35,7 +41,17 @@ class JobCredentials:
             self._tokens[password].append(token)
             return True
 
+    def renewed(self, old: str, new: str) -> bool:
+        """Remember the new token of a session that a job opened. False where the password was revoked meanwhile."""
+        with self._lock:
+            for tokens in self._tokens.values():
+                if old in tokens:
+                    tokens[tokens.index(old)] = new
+                    return True
+            return False
+
     def revoke(self, password: str) -> list[str]:
         """The password is good no more; the tokens of the sessions opened with it."""
         with self._lock:
+            self._jobs.pop(password, None)
             return self._tokens.pop(password, [])

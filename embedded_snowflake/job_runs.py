@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from fakesnow import server as fakesnow_server
-
 from embedded_snowflake import compute_pools, job_history, job_logs, job_requirements, sessions
 from embedded_snowflake.job_history import CANCELLING, DONE, FAILED, INTERNAL_ERROR, RUNNING, Job
 from embedded_snowflake.job_logs import JobLog
@@ -128,7 +126,7 @@ class JobRun:
             started = compute_pools.now()
             job_history.change(self.server, self.job.key, status=RUNNING, message="Running", started_on=started)
         self._note_instances(log, directory)
-        password = self.server.job_credentials.issue()
+        password = self.server.job_credentials.issue(self.job.key)
         process = self._start(directory, password)
         try:
             return self._supervise(process, log)
@@ -191,7 +189,7 @@ class JobRun:
 
     def _end_sessions(self, password: str) -> None:
         for token in self.server.job_credentials.revoke(password):
-            connection = fakesnow_server.sessions.pop(token, None)
+            connection = self.server.session_tokens.close(token)
             if connection:
                 connection._duck_conn.interrupt()
                 sessions.end(self.server, connection)

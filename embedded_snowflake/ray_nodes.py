@@ -151,6 +151,22 @@ class RayCluster:
             time.sleep(0.1)
         return False
 
+    def lose_node(self, head: bool) -> bool:
+        """Kill a node as a machine dies: its raylet and, of the head, what all nodes talk to. False where none runs."""
+        raylets = [process for process in self._processes() if _program(process) == "raylet"]
+        heads = [process for process in raylets if "--head" in process.cmdline()]
+        workers = [process for process in raylets if process not in heads]
+        if workers and not head:
+            lost = workers[-1:]
+        else:
+            lost = [*heads, *(process for process in self._processes() if _program(process) == "gcs_server")]
+        for process in lost:
+            process.kill()
+        return bool(lost)
+
+    def _processes(self) -> list[psutil.Process]:
+        return psutil.Process(self._process.pid).children(recursive=True)
+
     def kill(self) -> None:
         """End every process of the cluster at once, with the job in it. ``stop`` is still to be called."""
         kill_group(self._process.pid)
@@ -206,6 +222,13 @@ def _marked(name: str, value: str) -> Iterator[psutil.Process]:
         with contextlib.suppress(psutil.Error):
             if process.environ().get(name) == value:
                 yield process
+
+
+def _program(process: psutil.Process) -> str:
+    try:
+        return Path(process.cmdline()[0]).name
+    except (psutil.Error, IndexError):
+        return ""
 
 
 def _prefix(data_dir: Path) -> str:

@@ -131,6 +131,11 @@ class Scheduler:
             elif not job_history.select(self._server, "key = ?", (key,))[0].over:
                 job_history.change(self._server, key, status=CANCELLED, message=reason)
 
+    def running(self, key: str | None = None) -> list[JobRun]:
+        """The jobs that have their nodes, or the one with this key if it has; the oldest first."""
+        with self._changed:
+            return [run for run in self._runs.values() if run.cluster.address and key in (None, run.job.key)]
+
     # -- the queues ---------------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:

@@ -5,22 +5,23 @@ Routing, authentication and the error shape belong here; what a statement does b
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
-import gzip
+import hashlib
 import hmac
 import importlib
 import json
 import logging
-import secrets
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import anyio.to_thread
 import fakesnow.server as fakesnow_server
 import snowflake.connector.errors as connector_errors
@@ -33,13 +34,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message
 
-from embedded_snowflake import execution, results, sessions, stages, statements
+from embedded_snowflake import execution, repeated_requests, request_bodies, results, sessions, stages, statements
 from embedded_snowflake.catalog import Catalog
 from embedded_snowflake.errors import ProgrammingError
+from embedded_snowflake.fault_injection import FaultInjection
 from embedded_snowflake.job_credentials import JobCredentials
 from embedded_snowflake.locks import TableLocks
+from embedded_snowflake.repeated_requests import Answers
+from embedded_snowflake.request_bodies import LARGEST_LOGIN, BodyError
 from embedded_snowflake.results import Result, Results
+from embedded_snowflake.session_tokens import SessionTokens
 
 if TYPE_CHECKING:
     from fakesnow.fakes import FakeSnowflakeConnection
@@ -63,6 +69,8 @@ CONCERNS = (
 )
 
 THREADS = 400
+ASYNC_THREADS = 100
+MOST_ASYNC = 1000
 
 
 class Forgetful(dict[str, tuple]):
@@ -94,10 +102,14 @@ class EmbeddedSnowflake:
 
     # Started by embedded_snowflake.jobs.
     scheduler: Scheduler
+    # Made where the event loop is.
+    _async_threads: anyio.CapacityLimiter
 
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
         self.job_credentials = JobCredentials()
+        self.session_tokens = SessionTokens()
+        self.faults = FaultInjection(self)
         for concern in CONCERNS:
             importlib.import_module(f"embedded_snowflake.{concern}")
         self.data_dir = configuration.data_dir
@@ -111,6 +123,8 @@ class EmbeddedSnowflake:
         self._keep_descriptions()
         self._attach_databases()
         self.results = Results()
+        self._answers = Answers()
+        self._async_tasks: set[asyncio.Task[None]] = set()
         self.table_locks = TableLocks()
         # By the request's id, for as long as it takes.
         self.running: dict[str, FakeSnowflakeConnection] = {}
@@ -143,13 +157,14 @@ class EmbeddedSnowflake:
             for callback in (self.fakesnow.duck_conn.close, self.catalog.close, *reversed(self.shutdown_callbacks)):
                 rest.callback(callback)
 
-    def app(self) -> Starlette:
+    def app(self) -> ASGIApp:
         """The ASGI application. None of fakesnow's own routes is served: its uploads ask for no password."""
 
         @contextlib.asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
             # A wait for a job holds its thread; with the default of 40 a few dozen waits would stop everybody else.
             anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+            self._async_threads = anyio.CapacityLimiter(ASYNC_THREADS)
             yield
             await run_in_threadpool(self.close)
 
@@ -157,33 +172,42 @@ class EmbeddedSnowflake:
             "/session/v1/login-request": self.login,
             "/session": self.session,
             "/session/heartbeat": self.session,
+            "/session/token-request": self.renew,
             "/queries/v1/query-request": self.query,
             "/queries/v1/abort-request": self.abort,
             "/queries/{query_id}/result": self.result,
             "/monitoring/queries/{query_id}": self.monitor,
         }
         routes = [Route(path, endpoint, methods=["GET", "POST"]) for path, endpoint in own.items()]
-        routes += stages.routes(self)
-        return Starlette(routes=routes, lifespan=lifespan, exception_handlers={Exception: _unexpected})
+        routes += [*stages.routes(self), *self.faults.routes()]
+        handlers: Any = {BodyError: _unreadable, Exception: _unexpected}
+        return self.faults.around(Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers))
+
+    def is_user(self, user: str, password: str) -> bool:
+        """Whether these are the user and the password of the connection; both are always compared."""
+        known = hmac.compare_digest(user.upper().encode(), self.configuration.user.upper().encode())
+        return hmac.compare_digest(password.encode(), self.configuration.password.encode()) and known
 
     async def login(self, request: Request) -> Response:
         """Check user and password, then let fakesnow open the session."""
-        data = _json(await request.body(), request).get("data", {})
+        body = await request_bodies.document(request, LARGEST_LOGIN)
+        data = body.get("data") or {}
         if (data.get("SESSION_PARAMETERS") or {}).get("FAKESNOW_DB_PATH"):
             # fakesnow would open databases in any directory.
             return JSONResponse(_failure(2, "0A000", "unsupported on the embedded server: FAKESNOW_DB_PATH"))
         user, password = str(data.get("LOGIN_NAME", "")), str(data.get("PASSWORD", ""))
-        expected = self.configuration
-        known = hmac.compare_digest(user.upper().encode(), expected.user.upper().encode())
-        of_job = self.job_credentials.accepts(password)
-        if not (known and (of_job or hmac.compare_digest(password.encode(), expected.password.encode()))):
+        job = self.job_credentials.job_of(password) if user.upper() == self.configuration.user.upper() else None
+        if job is None and not self.is_user(user, password):
             return JSONResponse(_failure(390100, "08001", "Incorrect username or password was specified."))
-        document = json.loads(bytes((await fakesnow_server.login_request(request)).body))
+        # Off the event loop: it opens a connection to the engine.
+        response = await run_in_threadpool(asyncio.run, fakesnow_server.login_request(_unpacked(request, body)))
+        document = json.loads(bytes(response.body))
         token = document["data"]["token"]
-        if of_job and not self.job_credentials.opened(password, token):
+        if job is not None and not self.job_credentials.opened(password, token):
             # The job has ended meanwhile, and with it what its password may open.
             await run_in_threadpool(sessions.end, self, fakesnow_server.sessions.pop(token))
             return JSONResponse(_failure(390100, "08001", "Incorrect username or password was specified."))
+        sessions.of(fakesnow_server.sessions[token]).job = job
         return JSONResponse(await run_in_threadpool(self._opened, document, request))
 
     def _opened(self, document: dict[str, Any], request: Request) -> dict[str, Any]:
@@ -195,8 +219,8 @@ class EmbeddedSnowflake:
         session.role = role.upper() or session.role
         document["data"] |= {
             "sessionId": session.number,
-            # Without one the connector does not tell the server that it closes. Sessions here are not renewed by it.
-            "masterToken": secrets.token_urlsafe(32),
+            # Without one the connector does not tell the server that it closes.
+            "masterToken": self.session_tokens.master_of(document["data"]["token"]),
             "masterValidityInSeconds": int(sessions.IDLE_SECONDS),
             "validityInSeconds": int(sessions.IDLE_SECONDS),
         }
@@ -211,17 +235,39 @@ class EmbeddedSnowflake:
         """
         connection = _connection(request)
         if connection is None:
-            return _refused()
-        body = _json(await request.body(), request)
+            return self._refused(request)
+        body = await request_bodies.document(request)
         query_id = str(uuid.uuid4())
         request_id = request.query_params.get("requestId") or query_id
-        work = functools.partial(self._answer_or_failure, connection, body, query_id, request_id)
-        if body.get("asyncExec"):
-            self.results.begin(query_id)
-            threading.Thread(target=work, name=f"query {query_id}", daemon=True).start()
-            document = {"queryId": query_id, "getResultUrl": f"/queries/{query_id}/result"}
-            return JSONResponse({"data": document, "code": "333334", "message": None, "success": True})
-        return JSONResponse(await run_in_threadpool(work))
+        sql = str(body.get("sqlText", ""))
+        key = (sessions.of(connection).id, request_id, hashlib.sha256(sql.encode()).digest())
+        answer, first = self._answers.begin(key)
+        if not first:
+            logger.info("request %s came again and is not run again", request_id)
+            return JSONResponse(await asyncio.wrap_future(answer))
+        document = _failure(603, "XX000", "embedded server: the server stopped", query_id)
+        try:
+            work = functools.partial(self._answer_or_failure, connection, body, query_id, request_id)
+            document = self._in_background(work, query_id) if body.get("asyncExec") else await run_in_threadpool(work)
+        finally:
+            # A large answer to a question is not worth its memory: asked again, it changes nothing.
+            self._answers.end(key, document, not statements.is_question(sql) or repeated_requests.is_small(document))
+        return JSONResponse(document)
+
+    def _in_background(self, work: Callable[[], dict[str, Any]], query_id: str) -> dict[str, Any]:
+        """Have a statement run while its client asks for the result; a bounded number of them wait for a thread."""
+        if len(self._async_tasks) >= MOST_ASYNC:
+            message = f"{MOST_ASYNC} asynchronous statements are running or waiting: wait for some of them"
+            return _failure(604, "57014", message, query_id)
+
+        async def run() -> None:
+            await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._async_threads)
+
+        self.results.begin(query_id)
+        task = asyncio.create_task(run(), name=f"query {query_id}")
+        self._async_tasks.add(task)
+        task.add_done_callback(self._async_tasks.discard)
+        return _in_progress(query_id)
 
     def _answer_or_failure(
         self, connection: FakeSnowflakeConnection, body: dict[str, Any], query_id: str, request_id: str
@@ -284,7 +330,7 @@ class EmbeddedSnowflake:
         query_id = request.path_params["query_id"]
         connection = _connection(request)
         if connection is None:
-            return _no_session()
+            return self._no_session(request)
         try:
             outcome = self.results.get(query_id)
         except KeyError:
@@ -293,13 +339,12 @@ class EmbeddedSnowflake:
             return results.document(outcome, connection)
         if isinstance(outcome, connector_errors.Error):
             return _failure(outcome.errno or 0, outcome.sqlstate or "", str(outcome.raw_msg or outcome.msg), query_id)
-        document = {"queryId": query_id, "getResultUrl": f"/queries/{query_id}/result"}
-        return {"data": document, "code": "333334", "message": None, "success": True}
+        return _in_progress(query_id)
 
     async def monitor(self, request: Request) -> Response:
         """Whether a statement runs, has succeeded or has failed."""
         if _connection(request) is None:
-            return _refused()
+            return self._refused(request)
         query_id = request.path_params["query_id"]
         try:
             outcome = self.results.get(query_id)
@@ -315,8 +360,8 @@ class EmbeddedSnowflake:
         """Interrupt the statement of a request, which must be the session's own."""
         connection = _connection(request)
         if connection is None:
-            return _refused()
-        body = _json(await request.body(), request)
+            return self._refused(request)
+        body = await request_bodies.document(request)
         if self.running.get(str(body.get("requestId"))) is connection:
             sessions.cancel(connection)
         return JSONResponse({"data": None, "success": True})
@@ -325,11 +370,49 @@ class EmbeddedSnowflake:
         """A heartbeat, or the end of a session."""
         connection = _connection(request)
         if connection is None:
-            return _refused()
+            return self._refused(request)
         if request.query_params.get("delete"):
-            fakesnow_server.sessions.pop(fakesnow_server.to_token(request), None)
+            self.session_tokens.close(fakesnow_server.to_token(request))
             await run_in_threadpool(sessions.end, self, connection)
         return JSONResponse({"data": None, "code": None, "message": None, "success": True})
+
+    async def renew(self, request: Request) -> Response:
+        """A new token for a session whose token has run out, by its master token. The session keeps what it has."""
+        try:
+            renewed = self.session_tokens.renew(fakesnow_server.to_token(request))
+        except fakesnow_server.ServerError:
+            renewed = None
+        if renewed is None:
+            message = "Authentication token has expired.  The user must authenticate again."
+            return JSONResponse(_failure(390114, "08001", message))
+        old, new = renewed
+        connection = fakesnow_server.sessions[new]
+        session = sessions.of(connection)
+        if session.job is not None and not self.job_credentials.renewed(old, new):
+            # The job that opened the session has ended meanwhile.
+            self.session_tokens.close(new)
+            await run_in_threadpool(sessions.end, self, connection)
+            return JSONResponse(_failure(390114, "08001", "The job that opened the session has ended."))
+        seconds = int(sessions.IDLE_SECONDS)
+        data = {
+            "sessionToken": new,
+            "validityInSecondsST": seconds,
+            "masterToken": self.session_tokens.master_of(new),
+            "validityInSecondsMT": seconds,
+            "masterValidityInSeconds": seconds,
+            "sessionId": session.number,
+        }
+        return JSONResponse({"data": data, "code": None, "message": None, "success": True})
+
+    def _refused(self, request: Request) -> JSONResponse:
+        """The answer to a token that is not, or no longer, that of a session. An HTTP 401 would be repeated."""
+        return JSONResponse(self._no_session(request))
+
+    def _no_session(self, request: Request) -> dict[str, Any]:
+        if self.session_tokens.has_expired(request.headers.get("Authorization", "")[17:-1]):
+            # On this number a client asks for a new token and repeats its request.
+            return _failure(390112, "08001", "Session token has expired. Renew it with the master token.")
+        return _failure(390111, "08001", "Session no longer exists. New login required to access the service.")
 
     def forget_database(self, name: str) -> None:
         """Remove the file of a database that was dropped, so that it is gone after a restart too."""
@@ -346,8 +429,14 @@ def _connection(request: Request) -> FakeSnowflakeConnection | None:
         return None
 
 
-def _json(raw: bytes, request: Request) -> dict[str, Any]:
-    return json.loads(gzip.decompress(raw) if request.headers.get("Content-Encoding") == "gzip" else raw)
+def _unpacked(request: Request, body: dict[str, Any]) -> Request:
+    """The request with a body that has been read, for fakesnow, which unpacks one without a limit."""
+    headers = [(name, value) for name, value in request.scope["headers"] if name != b"content-encoding"]
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
+
+    return Request({**request.scope, "headers": headers}, receive)
 
 
 def _binds(body: dict[str, Any]) -> Sequence[Any] | dict[str, Any] | None:
@@ -383,10 +472,11 @@ async def _unexpected(_: Request, error: Exception) -> Response:
     return JSONResponse(_failure(603, "XX000", f"embedded server: {type(error).__name__}: {error}"))
 
 
-def _refused() -> JSONResponse:
-    """The answer to a token that is not, or no longer, that of a session. An HTTP 401 would be repeated."""
-    return JSONResponse(_no_session())
+async def _unreadable(_: Request, error: Exception) -> Response:
+    """The answer to a body that cannot be read: the error document of a statement that is none."""
+    return JSONResponse(_failure(390102, "22000", f"embedded server: {error}"))
 
 
-def _no_session() -> dict[str, Any]:
-    return _failure(390111, "08001", "Session no longer exists. New login required to access the service.")
+def _in_progress(query_id: str) -> dict[str, Any]:
+    document = {"queryId": query_id, "getResultUrl": f"/queries/{query_id}/result"}
+    return {"data": document, "code": "333334", "message": None, "success": True}

@@ -16,8 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import fakesnow.server as fakesnow_server
-
 from embedded_snowflake import names
 from embedded_snowflake.catalog import declare
 from embedded_snowflake.errors import ProgrammingError, already_exists, invalid
@@ -64,6 +62,8 @@ class Session:
     temporary_tables: set[Name] = field(default_factory=set)
     temporary_formats: set[Name] = field(default_factory=set)
     in_transaction: bool = False
+    # The key of the job that opened it, None for anybody else.
+    job: str | None = None
     # Whether the running statement shall give up: its client has, or has gone.
     cancelled: bool = False
     # Why the open transaction was ended from outside, to be said at the session's next statement.
@@ -124,9 +124,9 @@ def end_idle(server: EmbeddedSnowflake) -> None:
     """End the sessions that nobody has used for Snowflake's four hours: their client is gone."""
     latest = time.monotonic() - IDLE_SECONDS
     busy = list(server.running.values())
-    for token, connection in list(fakesnow_server.sessions.items()):
+    for token, connection in server.session_tokens.open():
         if of(connection).last_active < latest and connection not in busy:
-            fakesnow_server.sessions.pop(token, None)
+            server.session_tokens.close(token)
             end(server, connection)
 
 

@@ -34,7 +34,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from embedded_snowflake import names, sessions
+from embedded_snowflake import disk_space, names, sessions
 from embedded_snowflake.catalog import declare
 from embedded_snowflake.errors import ProgrammingError, already_exists, does_not_exist, invalid, unsupported
 from embedded_snowflake.names import NAME, SHOW_TAIL, Name, Shown
@@ -64,6 +64,7 @@ FILE_URL = r"(?:'file://(?:[^'\\]|\\.|'')*'|file://[^\s;]+)"
 # Of these, ENCRYPTION is shown by nothing and changes nothing: files are kept as they are.
 _STAGE_OPTIONS = {"FILE_FORMAT", "DIRECTORY", "ENCRYPTION", "COMMENT"}
 UPLOAD_SECONDS = 3600
+FILES_PATH = "/stage-files/"
 _SIGNING_KEY = secrets.token_bytes(32)
 
 
@@ -451,7 +452,14 @@ def put(request: Statement) -> Answer:
             "locationType": "GCS",
             "location": f"{location.stage.name}/",
             "creds": {},
-            "presignedUrl": signed_url(request.server, "upload", target, UPLOAD_SECONDS, overwrite=overwrite),
+            "presignedUrl": signed_url(
+                request.server,
+                "upload",
+                target,
+                UPLOAD_SECONDS,
+                overwrite=overwrite,
+                job=sessions.of(request.connection).job,
+            ),
         }
     return Transfer(
         {
@@ -610,32 +618,62 @@ def copy_files(request: Statement) -> Answer:
     return rows(["file"], copied)
 
 
-def signed_url(server: EmbeddedSnowflake, action: str, file: Path, seconds: float, overwrite: bool = True) -> str:
+@dataclass(frozen=True)
+class Address:
+    """What a signed address is for. ``relative`` is the file below the data directory, ``job`` who asked for it."""
+
+    action: str
+    relative: str
+    expires: float
+    overwrite: bool
+    job: str | None
+
+
+def signed_url(
+    server: EmbeddedSnowflake,
+    action: str,
+    file: Path,
+    seconds: float,
+    overwrite: bool = True,
+    job: str | None = None,
+) -> str:
     """An address on this server by which anyone may read or write this one file until it expires."""
     relative = file.relative_to(server.data_dir).as_posix()
     if not relative.startswith(("stages/", "temporary_stages/")):
         # SQL can call the engine's function behind GET_PRESIGNED_URL with any directory.
         raise invalid(f"{file.name} is not on a stage")
-    claims = json.dumps([action, relative, time.time() + seconds, overwrite]).encode()
+    claims = json.dumps([action, relative, time.time() + seconds, overwrite, job]).encode()
     token = base64.urlsafe_b64encode(_signature(claims) + claims).decode()
-    return f"http://127.0.0.1:{server.configuration.port}/stage-files/{token}/{quote(file.name)}"
+    return f"http://127.0.0.1:{server.configuration.port}{FILES_PATH}{token}/{quote(file.name)}"
 
 
 def _signature(claims: bytes) -> bytes:
     return hmac.digest(_SIGNING_KEY, claims, "sha256")
 
 
-def _claims(server: EmbeddedSnowflake, token: str, action: str) -> tuple[Path, bool]:
+def address(path: str) -> Address | None:
+    """What the path of a request says if this server has signed it, expired or not."""
+    try:
+        return _read_token(path.removeprefix(FILES_PATH).partition("/")[0])
+    except (PermissionError, ValueError):
+        return None
+
+
+def _read_token(token: str) -> Address:
     raw = base64.urlsafe_b64decode(token)
     signature, claims = raw[:32], raw[32:]
     if not hmac.compare_digest(signature, _signature(claims)):
         raise PermissionError("the address is not signed by this server")
-    allowed, relative, expires, overwrite = json.loads(claims)
-    if allowed != action:
+    return Address(*json.loads(claims))
+
+
+def _claims(server: EmbeddedSnowflake, token: str, action: str) -> tuple[Path, bool]:
+    found = _read_token(token)
+    if found.action != action:
         raise PermissionError(f"the address is not for {action}")
-    if time.time() > expires:
+    if time.time() > found.expires:
         raise PermissionError("the address has expired")
-    return server.data_dir / relative, overwrite
+    return server.data_dir / found.relative, found.overwrite
 
 
 def routes(server: EmbeddedSnowflake) -> list[Route]:
@@ -660,15 +698,20 @@ def routes(server: EmbeddedSnowflake) -> list[Route]:
             with partial.open("wb") as written:
                 async for chunk in request.stream():
                     await run_in_threadpool(written.write, chunk)
+                    await run_in_threadpool(disk_space.require, file.name)
+        except OSError as error:
+            # A status that the client does not repeat for minutes; with 200 it would take the file for uploaded.
+            partial.unlink(missing_ok=True)
+            return PlainTextResponse(f"{file.name} was not written: {error.strerror}", 507)
         except BaseException:
             # The client has gone away in the middle.
-            partial.unlink()
+            partial.unlink(missing_ok=True)
             raise
         if not await run_in_threadpool(publish, partial, file, overwrite):
             return PlainTextResponse("the file exists on the stage and OVERWRITE is FALSE", 412)
         return Response()
 
-    path = "/stage-files/{token}/{name:path}"
+    path = f"{FILES_PATH}{{token}}/{{name:path}}"
     return [Route(path, read, methods=["GET", "HEAD"]), Route(path, write, methods=["PUT"])]
 
 
