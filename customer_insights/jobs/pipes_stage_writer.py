@@ -96,15 +96,19 @@ class StageMessageChannel(PipesMessageWriterChannel):
     def __init__(self, upload: Callable[[str, bytes], None], interval: float) -> None:
         self._upload = upload
         self._interval = interval
-        self._messages: list[PipesMessage] = []
+        self._waiting: list[str] = []
         self._lock = threading.Lock()
-        self._written = 0
+        self._file = b""
+        self._number = 1
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="pipes-messages", daemon=True)
 
     def write_message(self, message: PipesMessage) -> None:
+        # Encoded here: what JSON cannot hold is refused where it is reported, instead of holding up, until the job
+        # ends, every message behind it.
+        encoded = json.dumps(message)
         with self._lock:
-            self._messages.append(message)
+            self._waiting.append(encoded)
 
     @contextmanager
     def open(self) -> Iterator[StageMessageChannel]:
@@ -115,7 +119,8 @@ class StageMessageChannel(PipesMessageWriterChannel):
         finally:
             self._closing.set()
             self._thread.join()
-            self._flush(attempts=UPLOAD_ATTEMPTS)
+            while self._flush(attempts=UPLOAD_ATTEMPTS):
+                pass
 
     def _loop(self) -> None:
         # The first message says that the job is there: it is not kept waiting for the interval.
@@ -129,23 +134,28 @@ class StageMessageChannel(PipesMessageWriterChannel):
             wait = self._interval if uploaded or wait >= self._interval else min(wait * 2, self._interval)
 
     def _flush(self, attempts: int) -> bool:
-        with self._lock:
-            count = len(self._messages)
-            payload = json.dumps(self._messages).encode()
-        if not count:
+        """Upload one file; returns whether there was anything to upload."""
+        # A file keeps its content until it is known to be there. An upload whose answer was lost may have been read
+        # already, and nobody would read what is added to it by the next attempt.
+        self._file = self._file or self._take_waiting()
+        if not self._file:
             return False
         for attempt in range(1, attempts + 1):
             try:
-                self._upload(message_file(self._written + 1), payload)
+                self._upload(message_file(self._number), self._file)
                 break
             except Exception:
                 if attempt == attempts:
                     raise
                 time.sleep(2**attempt * 0.25)
-        with self._lock:
-            del self._messages[:count]
-        self._written += 1
+        self._file = b""
+        self._number += 1
         return True
+
+    def _take_waiting(self) -> bytes:
+        with self._lock:
+            taken, self._waiting = self._waiting, []
+        return f"[{', '.join(taken)}]".encode() if taken else b""
 
 
 class StageMessageWriter(PipesMessageWriter[StageMessageChannel]):
