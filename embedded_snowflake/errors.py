@@ -30,6 +30,13 @@ def already_exists(kind: str, name: str) -> ProgrammingError:
     )
 
 
+def insufficient_privileges(why: str) -> ProgrammingError:
+    """Snowflake's 3001."""
+    return ProgrammingError(
+        msg=f"SQL access control error:\nInsufficient privileges: {why}.", errno=3001, sqlstate="42501"
+    )
+
+
 def invalid(message: str, errno: int = 1003, sqlstate: str = "42000") -> ProgrammingError:
     """A statement that is understood and refused; the message says what was expected and what was found."""
     return ProgrammingError(msg=message, errno=errno, sqlstate=sqlstate)
@@ -79,6 +86,12 @@ _ENGINE_ERRORS: tuple[tuple[str, int, str, str], ...] = (
         2043,
         "02000",
         "SQL compilation error:\nObject does not exist, or operation cannot be performed: {0}",
+    ),
+    (
+        r"Cannot access (?:file|directory)",
+        3001,
+        "42501",
+        "SQL access control error:\nInsufficient privileges: SQL reaches the files of stages and no others",
     ),
     (r"Interrupted", 604, "57014", "SQL execution canceled"),
 )

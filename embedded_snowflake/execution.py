@@ -57,7 +57,6 @@ _KINDS = {
     "SEQUENCE",
     "FILE FORMAT",
     "TAG",
-    "USER",
     "SESSION",
     "COLUMN",
 }
@@ -227,6 +226,9 @@ def _refuse(expression: Expr, sql: str) -> None:
         verb = str(expression.this).upper()
         if verb not in _COMMANDS and not re.search(r"\b(?:RESUME|SUSPEND)\s+RECLUSTER\b", sql, re.IGNORECASE):
             raise unsupported(_words(sql))
+        if verb == "EXPLAIN" and not re.match(r"\s*(?:USING\s+\w+\s+)?(?:SELECT|WITH)\b", _explained(expression), re.I):
+            # The engine would run what stands behind ANALYZE: COPY writes files.
+            raise unsupported("EXPLAIN of anything but a query")
     if isinstance(expression, (exp.Create, exp.Drop, exp.Alter)):
         kind = str(expression.args.get("kind") or "").upper()
         if kind not in _KINDS:
@@ -245,6 +247,11 @@ def _refuse(expression: Expr, sql: str) -> None:
         name = source.this.name.upper() if isinstance(source.this, exp.Anonymous) else ""
         if name and name not in _TABLE_FUNCTIONS:
             raise unsupported(f"table function {name}")
+
+
+def _explained(expression: exp.Command) -> str:
+    argument = expression.expression
+    return argument.name if isinstance(argument, Expr) else str(argument or "")
 
 
 def _words(sql: str) -> str:
@@ -378,7 +385,7 @@ def _scanned(run: Run) -> list[str]:
 
 def _remembered(run: Run, query_id: str | None) -> Result:
     try:
-        outcome = run.server.results.get(query_id or "")
+        outcome = run.server.results.get(query_id or "", run.session.owner)
     except KeyError:
         raise ProgrammingError(msg=f"Statement {query_id} not found", errno=709, sqlstate="02000") from None
     if isinstance(outcome, Result):

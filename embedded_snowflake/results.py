@@ -111,8 +111,20 @@ class Results:
     """The latest results by query id: what RESULT_SCAN and a client's second request read. The oldest go first."""
 
     _known: OrderedDict[str, Result | Exception | None] = field(default_factory=OrderedDict)
+    # Whose each is, by query id; one without an owner is anybody's who knows its id.
+    _owners: OrderedDict[str, str] = field(default_factory=OrderedDict)
     _bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def own(self, query_id: str, owner: str) -> None:
+        """Say whose a statement is, before it runs."""
+        with self._lock:
+            self._owners[query_id] = owner
+            # More than there can be results: statements that transfer files leave none.
+            while len(self._owners) > 10 * REMEMBERED_RESULTS:
+                forgotten, _ = self._owners.popitem(last=False)
+                if forgotten in self._known:
+                    self._bytes -= _size(self._known.pop(forgotten))
 
     def begin(self, query_id: str) -> None:
         """Say that a statement is running."""
@@ -132,9 +144,11 @@ class Results:
                     break
                 self._bytes -= _size(self._known.pop(oldest))
 
-    def get(self, query_id: str) -> Result | Exception | None:
-        """How the statement ended, None while it runs. Raises KeyError for one that is not known."""
+    def get(self, query_id: str, owner: str | None = None) -> Result | Exception | None:
+        """How the statement ended, None while it runs. Raises KeyError for one that is not known, or not this owner's."""
         with self._lock:
+            if owner is not None and self._owners.get(query_id, owner) != owner:
+                raise KeyError(query_id)
             return self._known[query_id]
 
 

@@ -36,12 +36,22 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message
 
-from embedded_snowflake import execution, repeated_requests, request_bodies, results, sessions, stages, statements
+from embedded_snowflake import (
+    execution,
+    logins,
+    repeated_requests,
+    request_bodies,
+    results,
+    sessions,
+    stages,
+    statements,
+)
 from embedded_snowflake.catalog import Catalog
 from embedded_snowflake.errors import ProgrammingError
 from embedded_snowflake.fault_injection import FaultInjection
 from embedded_snowflake.job_credentials import JobCredentials
 from embedded_snowflake.locks import TableLocks
+from embedded_snowflake.logins import LoginFailures, LoginRefusedError
 from embedded_snowflake.repeated_requests import Answers
 from embedded_snowflake.request_bodies import LARGEST_LOGIN, BodyError
 from embedded_snowflake.results import Result, Results
@@ -58,6 +68,8 @@ logger = logging.getLogger(__name__)
 CONCERNS = (
     "dialect",
     "sessions",
+    "users",
+    "logins",
     "stages",
     "stage_queries",
     "descriptions",
@@ -109,6 +121,7 @@ class EmbeddedSnowflake:
         self.configuration = configuration
         self.job_credentials = JobCredentials()
         self.session_tokens = SessionTokens()
+        self.login_failures = LoginFailures()
         self.faults = FaultInjection(self)
         for concern in CONCERNS:
             importlib.import_module(f"embedded_snowflake.{concern}")
@@ -122,6 +135,7 @@ class EmbeddedSnowflake:
         self.fakesnow.results_cache = Forgetful()
         self._keep_descriptions()
         self._attach_databases()
+        self._confine()
         self.results = Results()
         self._answers = Answers()
         self._async_tasks: set[asyncio.Task[None]] = set()
@@ -150,6 +164,12 @@ class EmbeddedSnowflake:
             self.fakesnow.duck_conn.execute(info_schema.per_db_creation_sql(file.stem))
             self.fakesnow.duck_conn.execute(macros.creation_sql(file.stem))
 
+    def _confine(self) -> None:
+        """Keep SQL inside: read_text('/etc/passwd') is a query too. For the engine's life, no setting undoes it."""
+        inside = [str(self.data_dir / name) for name in ("databases", "stages", "temporary_stages", "incoming")]
+        self.fakesnow.duck_conn.execute(f"SET allowed_directories = {inside}")
+        self.fakesnow.duck_conn.execute("SET enable_external_access = false")
+
     def close(self) -> None:
         """Stop what runs and write everything to disk."""
         with contextlib.ExitStack() as rest:
@@ -170,6 +190,7 @@ class EmbeddedSnowflake:
 
         own = {
             "/session/v1/login-request": self.login,
+            "/session/authenticator-request": self.authenticator,
             "/session": self.session,
             "/session/heartbeat": self.session,
             "/session/token-request": self.renew,
@@ -189,25 +210,26 @@ class EmbeddedSnowflake:
         return hmac.compare_digest(password.encode(), self.configuration.password.encode()) and known
 
     async def login(self, request: Request) -> Response:
-        """Check user and password, then let fakesnow open the session."""
+        """Check who it is, then let fakesnow open the session."""
         body = await request_bodies.document(request, LARGEST_LOGIN)
         data = body.get("data") or {}
         if (data.get("SESSION_PARAMETERS") or {}).get("FAKESNOW_DB_PATH"):
             # fakesnow would open databases in any directory.
             return JSONResponse(_failure(2, "0A000", "unsupported on the embedded server: FAKESNOW_DB_PATH"))
-        user, password = str(data.get("LOGIN_NAME", "")), str(data.get("PASSWORD", ""))
-        job = self.job_credentials.job_of(password) if user.upper() == self.configuration.user.upper() else None
-        if job is None and not self.is_user(user, password):
-            return JSONResponse(_failure(390100, "08001", "Incorrect username or password was specified."))
+        try:
+            login = await run_in_threadpool(logins.check, self, data, request.query_params.get("roleName", ""))
+        except LoginRefusedError as refusal:
+            return JSONResponse(_failure(refusal.errno, "08001", refusal.message))
         # Off the event loop: it opens a connection to the engine.
         response = await run_in_threadpool(asyncio.run, fakesnow_server.login_request(_unpacked(request, body)))
         document = json.loads(bytes(response.body))
         token = document["data"]["token"]
-        if job is not None and not self.job_credentials.opened(password, token):
+        if login.job is not None and not self.job_credentials.opened(str(data.get("PASSWORD")), token):
             # The job has ended meanwhile, and with it what its password may open.
             await run_in_threadpool(sessions.end, self, fakesnow_server.sessions.pop(token))
             return JSONResponse(_failure(390100, "08001", "Incorrect username or password was specified."))
-        sessions.of(fakesnow_server.sessions[token]).job = job
+        session = sessions.of(fakesnow_server.sessions[token])
+        session.login, session.job = login, login.job
         return JSONResponse(await run_in_threadpool(self._opened, document, request))
 
     def _opened(self, document: dict[str, Any], request: Request) -> dict[str, Any]:
@@ -216,7 +238,7 @@ class EmbeddedSnowflake:
         warehouse = request.query_params.get("warehouse", "")
         role = request.query_params.get("roleName", "")
         session.warehouse = sessions.known_warehouse(self, warehouse)
-        session.role = role.upper() or session.role
+        session.role = role.upper() or session.login.role or session.login.default_role
         document["data"] |= {
             "sessionId": session.number,
             # Without one the connector does not tell the server that it closes.
@@ -227,6 +249,12 @@ class EmbeddedSnowflake:
         document["data"]["sessionInfo"] |= {"warehouseName": session.warehouse, "roleName": session.role}
         sessions.end_idle(self)
         return document
+
+    async def authenticator(self, request: Request) -> Response:
+        """Where a browser or an identity provider would be asked: neither is served, and a 404 says too little."""
+        data = (await request_bodies.document(request, LARGEST_LOGIN)).get("data") or {}
+        refusal = logins.unsupported_authenticator(str(data.get("AUTHENTICATOR") or "EXTERNALBROWSER").upper())
+        return JSONResponse(_failure(refusal.errno, "08001", refusal.message))
 
     async def query(self, request: Request) -> Response:
         """Answer a statement: by the table of handlers, or as SQL. Whatever goes wrong is an error document.
@@ -274,6 +302,7 @@ class EmbeddedSnowflake:
     ) -> dict[str, Any]:
         session = sessions.of(connection)
         session.last_active = time.monotonic()
+        self.results.own(query_id, session.owner)
         self.running[request_id] = connection
         try:
             return self._answer(connection, body, query_id)
@@ -332,7 +361,7 @@ class EmbeddedSnowflake:
         if connection is None:
             return self._no_session(request)
         try:
-            outcome = self.results.get(query_id)
+            outcome = self.results.get(query_id, sessions.of(connection).owner)
         except KeyError:
             return _failure(709, "02000", f"Statement {query_id} not found")
         if isinstance(outcome, Result):
@@ -343,11 +372,12 @@ class EmbeddedSnowflake:
 
     async def monitor(self, request: Request) -> Response:
         """Whether a statement runs, has succeeded or has failed."""
-        if _connection(request) is None:
+        connection = _connection(request)
+        if connection is None:
             return self._refused(request)
         query_id = request.path_params["query_id"]
         try:
-            outcome = self.results.get(query_id)
+            outcome = self.results.get(query_id, sessions.of(connection).owner)
         except KeyError:
             return JSONResponse({"data": {"queries": []}, "success": True})
         state: dict[str, Any] = {"id": query_id, "status": "RUNNING" if outcome is None else "SUCCESS"}

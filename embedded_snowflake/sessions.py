@@ -1,7 +1,8 @@
 """Sessions and what they use: warehouse, role, parameters, query ids, open transactions; warehouses, roles and grants.
 
-There is one user and it owns everything, so a warehouse is a row that is started and suspended and does no work, and a
-role or a GRANT is recorded and shown and restrains nobody. Compute pools, which do work, are in ``compute_pools``.
+Everybody who may log in owns everything, so a warehouse is a row that is started and suspended and does no work, and a
+role or a GRANT is recorded and shown and restrains nobody. Compute pools, which do work, are in ``compute_pools``; who
+may log in is in ``users`` and ``logins``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from embedded_snowflake import names
 from embedded_snowflake.catalog import declare
-from embedded_snowflake.errors import ProgrammingError, already_exists, invalid
+from embedded_snowflake.errors import ProgrammingError, already_exists, insufficient_privileges, invalid
 from embedded_snowflake.names import NAME, SHOW_TAIL, Name, Shown
 from embedded_snowflake.statements import Answer, Options, Statement, rows, statement, status
 
@@ -46,6 +47,18 @@ STARTING_PARAMETERS = {"AUTOCOMMIT": "true", "QUERY_TAG": "", "TIMEZONE": "Etc/U
 IDLE_SECONDS = 4 * 3600.0
 
 
+@dataclass(frozen=True)
+class Login:
+    """Who opened a session, by what, and the one role that it may have where its token is for one role only."""
+
+    user: str
+    authenticator: str
+    role: str | None = None
+    default_role: str = OWNER
+    # The key of the job whose password it was.
+    job: str | None = None
+
+
 @dataclass(eq=False)
 class Session:
     """What one login has set and left open."""
@@ -62,6 +75,7 @@ class Session:
     temporary_tables: set[Name] = field(default_factory=set)
     temporary_formats: set[Name] = field(default_factory=set)
     in_transaction: bool = False
+    login: Login = Login("", "")
     # The key of the job that opened it, None for anybody else.
     job: str | None = None
     # Whether the running statement shall give up: its client has, or has gone.
@@ -69,6 +83,11 @@ class Session:
     # Why the open transaction was ended from outside, to be said at the session's next statement.
     aborted: str | None = None
     last_active: float = field(default_factory=time.monotonic)
+
+    @property
+    def owner(self) -> str:
+        """Whose results its statements leave: its user's or its job's."""
+        return f"job {self.job}" if self.job else f"user {self.login.user}"
 
     def abort_transaction(self, reason: str) -> bool:
         """Roll the open transaction back from outside. False when the session is running a statement."""
@@ -96,6 +115,12 @@ def of(connection: FakeSnowflakeConnection) -> Session:
         if connection not in _SESSIONS:
             _SESSIONS[connection] = Session(weakref.ref(connection))
         return _SESSIONS[connection]
+
+
+def require_no_job(connection: FakeSnowflakeConnection, deed: str) -> None:
+    """Raise for a session that a job opened: what runs in a job must not be able to raise its own rights."""
+    if of(connection).job:
+        raise insufficient_privileges(f"a session that a job opened may not {deed}")
 
 
 def at_end(ender: Callable[[EmbeddedSnowflake, Session], None]) -> Callable[[EmbeddedSnowflake, Session], None]:
@@ -150,7 +175,10 @@ def use_role(request: Statement) -> Answer:
     name = _single(request)
     if name not in _roles(request.server):
         raise _no_object(name)
-    of(request.connection).role = name
+    session = of(request.connection)
+    if session.login.role not in (None, name):
+        raise insufficient_privileges(f"this session's token is restricted to role '{session.login.role}'")
+    session.role = name
     return status("Statement executed successfully.")
 
 
@@ -198,16 +226,6 @@ def show_parameters(request: Statement) -> Answer:
         if not wanted or wanted.fullmatch(key)
     ]
     return rows(["key", "value", "default", "level", "description", "type"], answer)
-
-
-@statement(rf"SHOW USERS{SHOW_TAIL}")
-def show_users(request: Statement) -> Answer:
-    """SHOW USERS: the one user"""
-    name = request.server.configuration.user.upper()
-    return rows(
-        ["name", "login_name", "display_name", "disabled", "default_role", "owner"],
-        [(name, name, name, "false", OWNER, OWNER)],
-    )
 
 
 _WAREHOUSE_OPTIONS = {
@@ -342,6 +360,7 @@ def _require_warehouse(server: EmbeddedSnowflake, name: str) -> None:
 @statement(rf"CREATE(?P<replace> OR REPLACE)? ROLE(?P<exists> IF NOT EXISTS)? (?P<name>{NAME})(?P<options>.*)")
 def create_role(request: Statement) -> Answer:
     """CREATE ROLE name: recorded"""
+    require_no_job(request.connection, "create roles")
     name = _single(request)
     if name in _roles(request.server):
         if request.group("exists"):
@@ -356,6 +375,7 @@ def create_role(request: Statement) -> Answer:
 @statement(rf"DROP ROLE(?P<exists> IF EXISTS)? (?P<name>{NAME})")
 def drop_role(request: Statement) -> Answer:
     """DROP ROLE name"""
+    require_no_job(request.connection, "drop roles")
     name = _single(request)
     if name not in _roles(request.server) or name in SYSTEM_ROLES:
         if request.group("exists"):
@@ -386,7 +406,8 @@ _GRANT = (
 
 @statement("GRANT " + _GRANT.format(NAME, "TO"))
 def grant(request: Statement) -> Answer:
-    """GRANT privileges ON object TO ROLE name: recorded and shown; the one user may do everything anyway"""
+    """GRANT privileges ON object TO ROLE name: recorded and shown; every user may do everything anyway"""
+    require_no_job(request.connection, "grant privileges")
     request.server.catalog.execute("INSERT OR REPLACE INTO grants VALUES (now(), ?, ?, ?, ?, ?)", _granted(request))
     return status("Statement executed successfully.")
 
@@ -394,6 +415,7 @@ def grant(request: Statement) -> Answer:
 @statement("REVOKE " + _GRANT.format(NAME, "FROM"))
 def revoke(request: Statement) -> Answer:
     """REVOKE privileges ON object FROM ROLE name: the record goes"""
+    require_no_job(request.connection, "revoke privileges")
     request.server.catalog.execute(
         "DELETE FROM grants WHERE (privilege, granted_on, name, granted_to, grantee_name) = (?, ?, ?, ?, ?)",
         _granted(request),

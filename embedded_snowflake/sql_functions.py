@@ -69,11 +69,10 @@ def _needs_name(projection: Expr) -> bool:
 
 def _context_function(node: Expr, context: Context) -> Expr:
     session, connection = sessions.of(context.connection), context.connection
-    user = context.server.configuration.user.upper()
     values: dict[type, object] = {
         exp.CurrentWarehouse: session.warehouse,
         exp.CurrentRole: session.role,
-        exp.CurrentUser: user,
+        exp.CurrentUser: session.login.user,
         exp.CurrentAccount: ACCOUNT,
         exp.CurrentAccountName: ACCOUNT,
         exp.CurrentOrganizationName: ACCOUNT,

@@ -64,6 +64,8 @@ FILE_URL = r"(?:'file://(?:[^'\\]|\\.|'')*'|file://[^\s;]+)"
 # Of these, ENCRYPTION is shown by nothing and changes nothing: files are kept as they are.
 _STAGE_OPTIONS = {"FILE_FORMAT", "DIRECTORY", "ENCRYPTION", "COMMENT"}
 UPLOAD_SECONDS = 3600
+# Snowflake's own limit: a week.
+LONGEST_URL_SECONDS = 604_800
 FILES_PATH = "/stage-files/"
 _SIGNING_KEY = secrets.token_bytes(32)
 
@@ -638,7 +640,10 @@ def signed_url(
     job: str | None = None,
 ) -> str:
     """An address on this server by which anyone may read or write this one file until it expires."""
-    relative = file.relative_to(server.data_dir).as_posix()
+    if not seconds <= LONGEST_URL_SECONDS:
+        raise invalid(f"expected an expiration of at most {LONGEST_URL_SECONDS} seconds, found {seconds:.0f}")
+    # What lies behind a .. or a symbolic link counts, not how the path is spelled.
+    relative = file.resolve().relative_to(server.data_dir.resolve()).as_posix()
     if not relative.startswith(("stages/", "temporary_stages/")):
         # SQL can call the engine's function behind GET_PRESIGNED_URL with any directory.
         raise invalid(f"{file.name} is not on a stage")
