@@ -15,6 +15,7 @@ from customer_insights.tables import (
     PURCHASE_PROPENSITY,
 )
 from resources.compute_pool import ComputePool, JobOutcome
+from resources.retries import retried
 from resources.snowflake import SnowflakeConnection
 
 GROUP = "conversion"
@@ -39,6 +40,7 @@ EXPLAINED_VISITS = 100
         checks.spec(checks.VALUES, "purchase_features", "Every feature is within its range."),
     ],
 )
+@retried
 def purchase_features(snowflake: SnowflakeConnection) -> dg.MaterializeResult:
     """One visit with its review: what the purchase model is trained on and predicts from."""
     from customer_insights import features
@@ -91,6 +93,7 @@ def purchase_features(snowflake: SnowflakeConnection) -> dg.MaterializeResult:
         checks.spec("better_than_the_prior", "conversion_model", "Log loss is below that of the purchase rate alone."),
     ],
 )
+@retried
 def conversion_model(
     context: dg.AssetExecutionContext, snowflake: SnowflakeConnection, compute_pool: ComputePool
 ) -> dg.MaterializeResult:
@@ -100,16 +103,18 @@ def conversion_model(
 
     with snowflake.session() as session:
         fingerprint = features.fingerprint(session)
-        found = promotion.trained_on(promotion.versions(session, settings()), fingerprint, conversion.code_version())
+
+        def trained() -> promotion.Version | None:
+            return promotion.trained_on(promotion.versions(session, settings()), fingerprint, conversion.code_version())
+
         outcome = compute_pool.run_when(
-            found is None,
+            lambda: trained() is None,
             context,
             entrypoint="train_conversion",
             extras={"training_set": fingerprint},
-            otherwise=f"version {found.name if found else ''} was trained on these very features",
+            otherwise="a version was trained on these very features",
         )
-        all_versions = promotion.versions(session, settings())
-        version = promotion.trained_on(all_versions, fingerprint, conversion.code_version())
+        version = trained()
         if version is None:
             raise dg.Failure(f"the job ended, but no version of {settings().model_name} was trained on {fingerprint}")
         # Also a version that an earlier run logged and could not name, or that newer features have been taken back to.
@@ -144,6 +149,7 @@ def conversion_model(
         "to the challenger only when it is better than the prior and not worse than the champion on the same visits."
     ),
 )
+@retried
 def champion(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
     """Move the alias, or keep the champion and say why."""
     from customer_insights import promotion
@@ -199,6 +205,7 @@ def champion(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) 
         checks.spec(checks.NO_ROW_LOST, "purchase_propensity", "Every visit with features has a prediction."),
     ],
 )
+@retried
 def purchase_propensity(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
     """One visit with the champion's probability of a purchase and its decile: whom to target first."""
     from customer_insights import plots, promotion, propensity
@@ -250,6 +257,7 @@ def purchase_propensity(context: dg.AssetExecutionContext, snowflake: SnowflakeC
     metadata=catalogue.table_metadata(MODEL_EXPLANATIONS),
     check_specs=[checks.keys_spec(MODEL_EXPLANATIONS)],
 )
+@retried
 def model_explanations(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
     """One feature's SHAP contribution to one prediction, for the most likely visits and a sample of the others."""
     from customer_insights import plots, promotion, propensity
@@ -284,6 +292,7 @@ def model_explanations(context: dg.AssetExecutionContext, snowflake: SnowflakeCo
     metadata=catalogue.table_metadata(PRODUCT_INSIGHTS),
     check_specs=[checks.keys_spec(PRODUCT_INSIGHTS)],
 )
+@retried
 def product_insights(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
     """One product type in one layout: how it sells, with an interval, how it is liked, and a review that says why."""
     from customer_insights import insights, plots

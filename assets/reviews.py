@@ -15,6 +15,7 @@ from customer_insights.tables import (
     TABULAR_DATA,
 )
 from resources.compute_pool import ComputePool, JobOutcome
+from resources.retries import retried
 from resources.snowflake import SnowflakeConnection
 
 GROUP = "reviews"
@@ -70,6 +71,7 @@ def tabular_data(snowflake: SnowflakeConnection) -> dg.DataVersion:
         checks.spec(checks.REJECTED_SHARE, "raw_reviews", "Few rows were rejected.", blocking=False),
     ],
 )
+@retried
 def raw_reviews(
     context: dg.AssetExecutionContext, snowflake: SnowflakeConnection, compute_pool: ComputePool
 ) -> dg.MaterializeResult:
@@ -81,7 +83,7 @@ def raw_reviews(
     with snowflake.session() as session:
         files = ingest.pending_files(session, settings(), start, end)
         outcome = compute_pool.run_when(
-            bool(files),
+            lambda: bool(ingest.pending_files(session, settings(), start, end)),
             context,
             entrypoint="ingest_reviews",
             extras={"arrival_start": start, "arrival_end": end},
@@ -126,6 +128,7 @@ def raw_reviews(
         checks.spec(checks.VALUES, "review_sentiment", "Sentiment is from -1 to 1 and its label is a known one."),
     ],
 )
+@retried
 def review_sentiment(
     context: dg.AssetExecutionContext, snowflake: SnowflakeConnection, compute_pool: ComputePool
 ) -> dg.MaterializeResult:
@@ -141,9 +144,10 @@ def review_sentiment(
         if pending.count(session, sentiment.cortex_pending(settings(), window)):
             by_cortex = sentiment.score_with_cortex(session, settings(), window, context.run_id)
         unanswered = pending.count(session, sentiment.cortex_pending(settings(), window))
-        by_model = pending.count(session, sentiment.model_pending(settings(), window, model, revision))
+        by_model = sentiment.model_pending(settings(), window, model, revision)
+        rows_by_model = pending.count(session, by_model)
         outcome = compute_pool.run_when(
-            by_model > 0,
+            lambda: pending.count(session, by_model) > 0,
             context,
             entrypoint="score_sentiment",
             extras={"arrival_start": start, "arrival_end": end},
@@ -161,7 +165,7 @@ def review_sentiment(
                 **catalogue.materialized(session, REVIEW_SENTIMENT, IN_WINDOW, (start, end)),
                 "rows scored by Cortex": by_cortex - unanswered,
                 "rows without an answer by Cortex": unanswered,
-                "rows scored on the compute pool": by_model,
+                "rows scored on the compute pool": rows_by_model,
                 "labels": catalogue.counts_table(
                     "label", catalogue.counts_by(session, REVIEW_SENTIMENT, "SENTIMENT_LABEL", IN_WINDOW, (start, end))
                 ),
@@ -214,6 +218,7 @@ def _sentiment_plot(means: dict[str, float]) -> dict[str, dg.MetadataValue]:
         checks.spec(checks.VALUES, "review_quality", "The label is one of the settings', its probability from 0 to 1."),
     ],
 )
+@retried
 def review_quality(
     context: dg.AssetExecutionContext, snowflake: SnowflakeConnection, compute_pool: ComputePool
 ) -> dg.MaterializeResult:
@@ -227,7 +232,7 @@ def review_quality(
     with snowflake.session() as session:
         rows = pending.count(session, unlabelled)
         outcome = compute_pool.run_when(
-            rows > 0,
+            lambda: pending.count(session, unlabelled) > 0,
             context,
             entrypoint="classify_quality",
             extras={"arrival_start": start, "arrival_end": end},
@@ -272,6 +277,7 @@ def review_quality(
     metadata=catalogue.table_metadata(REVIEWS),
     check_specs=[checks.spec(checks.KEYS, "reviews", "UUID is unique and no required column is NULL.")],
 )
+@retried
 def reviews(snowflake: SnowflakeConnection) -> dg.MaterializeResult:
     """One review with its quality and sentiment: the quickstart's table as a view, on which its dashboard runs
     unchanged."""

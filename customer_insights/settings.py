@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     target_instances: int = Field(default=1, ge=1, description="nodes of a job")
     queue_timeout_seconds: float = Field(default=1800, gt=0)
     run_timeout_seconds: float = Field(default=4 * 3600, gt=0)
+    retry_seconds: float = Field(
+        default=30, ge=0, description="wait before the first retry of a step that another attempt may mend"
+    )
     partition_start: str = Field(default="2026-01-01", description="first day (UTC) on which files may have arrived")
     timezone: str = Field(default="UTC", description="time zone of the schedules")
     schedules_on: bool = Field(

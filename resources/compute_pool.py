@@ -5,7 +5,7 @@ What is generic to every Dagster project belongs in ``snowflake_jobs``; what a j
 ``customer_insights.jobs``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -89,7 +89,7 @@ class ComputePool(dg.ConfigurableResource):
 
     def run_when(
         self,
-        needed: bool,
+        needed: Callable[[], bool],
         context: dg.AssetExecutionContext,
         *,
         entrypoint: str,
@@ -97,13 +97,14 @@ class ComputePool(dg.ConfigurableResource):
         otherwise: str,
     ) -> JobOutcome:
         """Run a job of ``customer_insights.jobs`` to its end, or none when there is nothing for it to do."""
-        if not needed:
-            context.log.info(f"no job was submitted: {otherwise}")
-            return JobOutcome.without_job(otherwise)
-        result = self._client.run(
+        invocation = self._client.run_if(
+            needed,
             context=context,
             entrypoint=f"customer_insights.jobs.{entrypoint}",
             extras={"settings": settings().model_dump(mode="json"), **extras},
             target_instances=settings().target_instances,
-        ).get_materialize_result()
-        return JobOutcome(result.metadata or {})
+        )
+        if invocation is None:
+            context.log.info(f"no job was submitted: {otherwise}")
+            return JobOutcome.without_job(otherwise)
+        return JobOutcome(invocation.get_materialize_result().metadata or {})

@@ -37,12 +37,24 @@ class JobFailedError(SnowflakeJobError, PermanentError):
         self.log_tail = tuple(log_tail)
 
 
-class JobLostError(JobFailedError, RetryableError):
+class JobInterruptedError(JobFailedError, RetryableError):
+    """The job failed for a reason that lies outside of its work: a node or a connection was lost, or it says so."""
+
+
+class JobLostError(JobInterruptedError):
     """Snowflake lost the job (INTERNAL_ERROR) or somebody deleted it: the same work may succeed in another one."""
 
 
-class JobTimeoutError(SnowflakeJobError, RetryableError):
-    """The job waited too long for the pool, or ran too long, and was cancelled."""
+class JobQueueTimeoutError(SnowflakeJobError, RetryableError):
+    """The job waited too long for the pool, and was cancelled, or for another job of the same partition."""
+
+
+class JobRunTimeoutError(SnowflakeJobError, PermanentError):
+    """The job ran too long and was cancelled; another one would run as long, and cost as much."""
+
+
+class JobOvertakenError(SnowflakeJobError, RetryableError):
+    """Two jobs for the same partition were submitted at the same moment; this one, the later, was cancelled."""
 
 
 class JobUnreachableError(SnowflakeJobError, SnowflakeUnreachableError):

@@ -11,12 +11,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dagster import AssetExecutionContext, OpExecutionContext
 
 from resources.errors import JobRejectedError
-from resources.job_payload import UploadedPayload
+from resources.job_lookup import RANGE, jobs_in
+from resources.job_payload import PayloadSnapshot, UploadedPayload
 
 if TYPE_CHECKING:
     from snowflake.snowpark import Session
@@ -45,23 +46,29 @@ class JobIdentity:
         partition = None
         if context.has_partition_key or context.has_partition_key_range:
             window = context.partition_key_range
-            partition = window.start if window.start == window.end else f"{window.start}...{window.end}"
+            partition = window.start if window.start == window.end else f"{window.start}{RANGE}{window.end}"
         return cls(*key, _CALLS[key], partition)
+
+    @property
+    def name_begins(self) -> str:
+        """How the names of all jobs of the step begin; those of other steps may, too."""
+        step = re.sub(r"\W", "_", self.step).upper()[:16]
+        return f"{step if step[:1].isalpha() else 'S' + step[:15]}_"
 
     @property
     def job_name(self) -> str:
         # Short enough (56 of 63 characters) for a DNS label, which the name of a service becomes.
-        step = re.sub(r"\W", "_", self.step).upper()[:16]
         key = hashlib.sha256(f"{self.step}\0{self.retry}\0{self.call}".encode()).hexdigest()[:6]
-        return f"{step if step[:1].isalpha() else 'S' + step[:15]}_{self.run_id.replace('-', '')}_{key}".upper()
+        return f"{self.name_begins}{self.run_id.replace('-', '')}_{key}".upper()
 
-    def comment(self, payload: str) -> str:
+    def comment(self, payload: str, work: str) -> str:
         values = {
             "dagster_run_id": self.run_id,
             "step": self.step,
             "retry": self.retry,
             "partition": self.partition,
             "payload": payload,
+            "work": work,
         }
         return json.dumps({key: value for key, value in values.items() if value is not None})
 
@@ -74,9 +81,10 @@ class JobIdentity:
 
 @dataclass(frozen=True)
 class Submission:
-    """One job as it is asked for."""
+    """One job as it is asked for. ``work`` is the hash of what it computes (``work_digest``)."""
 
     identity: JobIdentity
+    work: str
     payload: UploadedPayload
     payload_digest: str
     compute_pool: str
@@ -90,7 +98,7 @@ class Submission:
 
     @property
     def comment(self) -> str:
-        return self.identity.comment(self.payload_digest)
+        return self.identity.comment(self.payload_digest, self.work)
 
 
 def qualified_stage(session: Session, stage: str) -> str:
@@ -137,15 +145,25 @@ def submit(session: Session, submission: Submission) -> str:
 def find_job(session: Session, submission: Submission) -> str | None:
     """Id of the job that this submission has already created, if there is one."""
     name = submission.identity.job_name
-    schema = submission.stage.lstrip("@").rsplit(".", 1)[0]
-    for row in session.sql(f"SHOW JOB SERVICES LIKE '{name}%' IN SCHEMA {schema}").collect():
-        if row["name"] == name or str(row["name"]).startswith(f"{name}_"):
-            if row["comment"] != submission.comment:
+    for job in jobs_in(session, schema_of(submission.stage), name):
+        if job.name == name or job.name.startswith(f"{name}_"):
+            if job.comment != submission.comment:
                 raise JobRejectedError(
-                    f"a job named {name} exists that is not this one: {row['comment']} instead of {submission.comment}"
+                    f"a job named {name} exists that is not this one: {job.comment} instead of {submission.comment}"
                 )
-            return f"{row['database_name']}.{row['schema_name']}.{row['name']}"
+            return job.id
     return None
+
+
+def schema_of(stage: str) -> str:
+    """The schema of a stage, which is also that of the jobs whose payload is on it."""
+    return stage.lstrip("@").rsplit(".", 1)[0]
+
+
+def work_digest(identity: JobIdentity, payload: PayloadSnapshot, entry: str, **asked: Any) -> str:
+    """16 hexadecimal digits over all that decides what a job computes, whichever run submits it."""
+    values = [identity.step, identity.partition, payload.digest, entry, asked]
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def instance_family(session: Session, compute_pool: str) -> str:

@@ -17,14 +17,18 @@ from dagster import DagsterRunStatus
 from customer_insights.transient import causes, error_number, is_transient
 from resources.errors import (
     JobFailedError,
+    JobInterruptedError,
     JobLostError,
+    JobOvertakenError,
+    JobQueueTimeoutError,
     JobRejectedError,
-    JobTimeoutError,
+    JobRunTimeoutError,
     JobUnreachableError,
     SnowflakeUnreachableError,
 )
 from resources.job_logs import LogFollower
-from resources.job_submission import StepContext, Submission, find_job, submit
+from resources.job_lookup import TERMINAL, KnownJob, jobs_in, reattached_tag, standing
+from resources.job_submission import StepContext, Submission, find_job, schema_of, submit
 from resources.pipes_stage import StageMessageReader, remove_files
 from resources.snowflake import ReconnectingSession
 
@@ -33,10 +37,11 @@ if TYPE_CHECKING:
     from snowflake.ml.jobs import MLJob
     from snowflake.snowpark import Session
 
-TERMINAL = frozenset({"DONE", "FAILED", "CANCELLED", "INTERNAL_ERROR", "DELETED"})
 LOST = frozenset({"INTERNAL_ERROR", "DELETED"})
 NOT_SUBMITTED = "NOT SUBMITTED"
 _ALREADY_EXISTS = 2002
+# Between two looks at whether the run that this step belongs to still goes on.
+RUN_LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,11 @@ class WatchedJob:
         self._cancel_timeout = cancel_timeout
         self._log = LogFollower()
         self._log_complaint = ""
-        self._submitted = self._started = self._ended = 0.0
+        self._submitted = self._started = self._ended = self._run_seen = 0.0
         self.job_id: str | None = None
         self.status = NOT_SUBMITTED
+        self.submitted_by: str | None = None
+        """The run that submitted the job, where it was another one."""
 
     # -- what others ask -----------------------------------------------------------------------------------------
 
@@ -103,21 +110,26 @@ class WatchedJob:
     def run_seconds(self) -> float:
         return self._ended - (self._started or self._ended)
 
-    def run(self, submission: Submission, *, cancel_on_shutdown: bool) -> None:
-        """Submit and watch to the end. Whatever happens in between, no job is left behind unless that is meant."""
+    def run(self, wanted: Submission | KnownJob, *, cancel_on_shutdown: bool) -> None:
+        """Submit a job, or reattach to a known one, and watch it to its end. Whatever happens in between, no job is
+        left behind unless that is meant."""
         try:
-            self._submit(submission)
+            if isinstance(wanted, KnownJob):
+                self._reattach(wanted)
+            else:
+                self._submit(wanted)
+                self._yield_to_earlier(wanted)
             self._watch()
         except SnowflakeUnreachableError as error:
             raise JobUnreachableError(f"{error}; {self._described()} was left as it is", self.job_id) from error
-        except Exception:
-            self._cancel_unless_over(submission, "this step failed")
+        except Exception as error:
+            self._cancel_unless_over(wanted, str(error) if isinstance(error, JobOvertakenError) else "this step failed")
             raise
         except BaseException:
             # The run was cancelled, or this process is asked to stop. The session may be in the middle of a request.
             self._snowflake.renew()
             if cancel_on_shutdown or self._run_is_cancelled():
-                self._cancel_unless_over(submission, "the run was cancelled")
+                self._cancel_unless_over(wanted, "the run was cancelled")
             else:
                 self._context.log.warning(f"this process stops; {self._described()} is left running")
             raise
@@ -134,7 +146,12 @@ class WatchedJob:
         if self._reader.exception:
             stack = "".join(self._reader.exception.get("stack") or ())
             message = (self._reader.exception.get("message") or "").strip()
-            raise JobFailedError(*self._failure(f"{self._described()} failed: {message}\n{stack}"))
+            failed = JobInterruptedError if self._reader.may_be_retried else JobFailedError
+            raise failed(*self._failure(f"{self._described()} failed: {message}\n{stack}"))
+        if self.status == "FAILED" and handler.received_opened_message:
+            raise JobInterruptedError(
+                *self._failure(f"{self._described()} ended in the middle, as when its node or process is killed")
+            )
         if self.status != "DONE":
             raise JobFailedError(*self._failure(f"{self._described()} did not end well"))
         if not handler.received_opened_message:
@@ -145,8 +162,13 @@ class WatchedJob:
             self._require_materializations(pipes_session)
 
     def remove_files(self, location: str) -> None:
-        """Remove the job's context and messages; a job that ended well is not failed for want of that."""
+        """Remove the job's context and messages; a job that ended well is not failed for want of that.
+
+        They stay where the run is over already, and this step's process was only not told: another attempt reads them.
+        """
         try:
+            if self._run_is_over():
+                return
             self._snowflake.call(lambda session: remove_files(session.connection, location))
         except Exception as error:
             self._context.log.warning(f"files of {self._described()} remain in {location}: {error}")
@@ -184,6 +206,36 @@ class WatchedJob:
             f"payload {submission.payload_digest}"
         )
 
+    def _yield_to_earlier(self, submission: Submission) -> None:
+        """Of two jobs for one partition that were submitted at the same moment, after both had looked for others, the
+        later gives way."""
+        identity = submission.identity
+        known = self._snowflake.call(
+            lambda session: jobs_in(session, schema_of(submission.stage), identity.name_begins)
+        )
+        own = next((job for job in known if job.id == self.job_id), None)
+        if own is None:
+            return
+        earlier = [job for job in known if (job.created_on, job.name) < (own.created_on, own.name)]
+        if others := standing(self._context, identity, submission.work, earlier).wait_for:
+            raise JobOvertakenError(
+                f"{others[0].described} was submitted at the same moment and came first: try again when it has ended",
+                self.job_id,
+            )
+
+    def _reattach(self, known: KnownJob) -> None:
+        # The tag first: from then on the sweep of orphaned jobs knows that somebody reads this one.
+        tags = {reattached_tag(known.step): known.id, f"snowflake_job/{known.step[-60:]}": known.id}
+        self._context.instance.add_run_tags(self._context.run_id, tags)
+        self.job_id, self.status = known.id, "PENDING"
+        self.submitted_by = known.run_id if known.run_id != self._context.run_id else None
+        # Its limits go on from where they were.
+        self._submitted = time.monotonic() - known.age_seconds
+        self._context.log.info(
+            f"reattached to {known.described}, submitted {known.age_seconds:.0f} s ago: its messages and its log are "
+            "read from the beginning"
+        )
+
     # -- watch ---------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
@@ -196,7 +248,8 @@ class WatchedJob:
                 intervals = self._polling.intervals()
             now = time.monotonic()
             if status != "PENDING" and not self._started:
-                self._started = now
+                # When a job that is reattached to has started is not known; it is counted from its submission.
+                self._started = now if self.submitted_by is None else self._submitted
             self._read_log()
             self._reader.poll()
             if status in TERMINAL:
@@ -204,17 +257,27 @@ class WatchedJob:
                 self._end_log()
                 return
             self._check_limits(now)
+            self._require_run(now)
             time.sleep(next(intervals))
+
+    def _require_run(self, now: float) -> None:
+        """Stop watching where the run is over: its worker died, this process was left over, and another attempt is to
+        read the messages."""
+        if now - self._run_seen < RUN_LOOK_SECONDS:
+            return
+        self._run_seen = now
+        if self._run_is_over():
+            raise dg.DagsterExecutionInterruptedError
 
     def _check_limits(self, now: float) -> None:
         if not self._started and now - self._submitted > self._queue_timeout:
-            raise JobTimeoutError(
+            raise JobQueueTimeoutError(
                 f"{self._described()} waited more than {self._queue_timeout:g} s (queue_timeout) for its compute pool "
                 "and was cancelled: look at the pool's nodes with SHOW COMPUTE POOLS, or raise the limit",
                 self.job_id,
             )
         if self._started and now - self._started > self._run_timeout:
-            raise JobTimeoutError(
+            raise JobRunTimeoutError(
                 f"{self._described()} ran more than {self._run_timeout:g} s (run_timeout) and was cancelled. "
                 f"Its last log lines:\n" + "\n".join(f"    {line}" for line in self._log.tail),
                 self.job_id,
@@ -259,16 +322,20 @@ class WatchedJob:
         run = self._context.instance.get_run_by_id(self._context.run_id)
         return run is not None and run.status in (DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED)
 
-    def _cancel_unless_over(self, submission: Submission, reason: str) -> None:
+    def _run_is_over(self) -> bool:
+        run = self._context.instance.get_run_by_id(self._context.run_id)
+        return run is not None and run.is_finished
+
+    def _cancel_unless_over(self, wanted: Submission | KnownJob, reason: str) -> None:
         if self.is_over:
             return
+        if self.job_id is None and isinstance(wanted, Submission):
+            self.job_id = self._snowflake.call(lambda session: find_job(session, wanted))
         if self.job_id is None:
-            self.job_id = self._snowflake.call(lambda session: find_job(session, submission))
-            if self.job_id is None:
-                self.status = NOT_SUBMITTED
-                return
+            self.status = NOT_SUBMITTED
+            return
         self._context.log.info(f"cancelling {self.job_id}: {reason}")
-        self._snowflake.call(self._cancel)
+        self._snowflake.call(lambda session: cancel(session, self.id))
         deadline = time.monotonic() + self._cancel_timeout
         intervals = self._polling.intervals()
         while (status := self._ask_status()) not in TERMINAL:
@@ -278,15 +345,6 @@ class WatchedJob:
             time.sleep(next(intervals))
         self.status = status
         self._context.log.info(f"{self.job_id} is {status}")
-
-    def _cancel(self, session: Session) -> None:
-        job = self._job(session)
-        try:
-            job.cancel()
-        except RuntimeError as error:
-            # It may have ended meanwhile.
-            if is_transient(error) or str(self._job(session).status) not in TERMINAL:
-                raise
 
     # -- errors --------------------------------------------------------------------------------------------------
 
@@ -307,3 +365,15 @@ class WatchedJob:
 
     def _failure(self, message: str) -> tuple[str, str, str, list[str]]:
         return message, self.job_id or "", self.status, list(self._log.tail)
+
+
+def cancel(session: Session, job_id: str) -> None:
+    """Ask Snowflake to cancel a job; one that has ended meanwhile is left alone."""
+    from snowflake.ml.jobs import MLJob
+
+    job = MLJob(job_id, session=session)
+    try:
+        job.cancel()
+    except RuntimeError as error:
+        if is_transient(error) or str(job.status) not in TERMINAL:
+            raise

@@ -17,6 +17,7 @@ from dagster_pipes import DagsterPipesError, PipesContextData, PipesException, P
 from customer_insights.jobs.pipes_stage_writer import (
     CONTEXT_FILE,
     LOCATION_KEY,
+    RETRYABLE_KEY,
     get_bytes,
     message_file,
     put_bytes,
@@ -34,6 +35,11 @@ def list_files(connection: SnowflakeConnection, location: str) -> set[str]:
     with connection.cursor() as cursor:
         cursor.execute(f"LIST {quoted(location)}")
         return {str(row[0]).rsplit("/", 1)[-1] for row in cursor.fetchall()}
+
+
+def has_context(connection: SnowflakeConnection, location: str) -> bool:
+    """Whether the files of a job are still there: nobody has read its messages to the end."""
+    return CONTEXT_FILE in list_files(connection, f"{location}/")
 
 
 def remove_files(connection: SnowflakeConnection, location: str) -> None:
@@ -59,6 +65,20 @@ class StageContextInjector(dg.PipesContextInjector):
         return f"The context is in {self._location}/{CONTEXT_FILE}; the job reads it with open_job_pipes()."
 
 
+class GivenContextInjector(dg.PipesContextInjector):
+    """For a job that has its context already, because another attempt submitted it."""
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+
+    @contextmanager
+    def inject_context(self, context_data: PipesContextData) -> Iterator[PipesParams]:
+        yield {LOCATION_KEY: self._location}
+
+    def no_messages_debug_text(self) -> str:
+        return f"The job was submitted by an earlier attempt; its context is in {self._location}/{CONTEXT_FILE}."
+
+
 class StageMessageReader(dg.PipesMessageReader):
     """Reads numbered message files from a stage location, in order. Keeps its position: one reader for one job.
 
@@ -73,6 +93,8 @@ class StageMessageReader(dg.PipesMessageReader):
         self._next = 1
         self.exception: PipesException | None = None
         """The exception with which the job closed its Pipes session, if it did."""
+        self.may_be_retried = False
+        """Whether the job said that the same work may succeed in another one."""
 
     @property
     def expected_writer_count(self) -> int:
@@ -124,6 +146,9 @@ class StageMessageReader(dg.PipesMessageReader):
             raise DagsterPipesError("messages are read inside the Pipes session only")
         if message["method"] == "closed":
             self.exception = (message.get("params") or {}).get("exception")
+        if message["method"] == "report_custom_message":
+            payload = (message.get("params") or {}).get("payload")
+            self.may_be_retried |= isinstance(payload, dict) and bool(payload.get(RETRYABLE_KEY))
         self._handler.handle_message(message)
 
     def no_messages_debug_text(self) -> str:

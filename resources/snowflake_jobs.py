@@ -24,7 +24,11 @@ The parts: the files that go along (``job_payload.py``), the submission (``job_s
 
 One job of a step is found again by its name, ``<STEP>_<run id>_<hash of step, retry and call>``: it is the
 idempotency key of the submission, and the folder of its context and messages on the stage. Its comment holds the run
-id, step, retry, partition and payload as JSON, and the run's tag ``snowflake_job/<step>`` its id.
+id, step, retry, partition, payload and the hash of its work as JSON, and the run's tag ``snowflake_job/<step>`` its id.
+
+Before a job is submitted the step's other jobs are looked at (``job_lookup.py``). One that does the same work, and
+whose attempt is over because its worker died or was shut down, is not repeated: this attempt reattaches to it. Of two
+attempts for one partition that both go on, the later waits for the earlier.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack
 
 import dagster as dg
 from dagster import PipesClientCompletedInvocation
@@ -40,10 +44,10 @@ from dagster._core.definitions.resource_annotation import TreatAsResourceParam
 from dagster_pipes import PipesExtras
 
 from resources.errors import JobRejectedError
-from resources.job_payload import Payload, upload_once
-from resources.job_submission import JobIdentity, StepContext, Submission, instance_family, qualified_stage
+from resources.job_attempt import Attempt, Habits, WantedJob
+from resources.job_payload import Payload
+from resources.job_submission import StepContext, instance_family, qualified_stage
 from resources.job_watch import Polling, WatchedJob
-from resources.pipes_stage import StageContextInjector, StageMessageReader
 from resources.snowflake import ReconnectingSession, SnowflakeConnection
 
 if TYPE_CHECKING:
@@ -65,6 +69,7 @@ class CompletedJob:
     run_seconds: float
     payload: str
     estimated_credits: float | None
+    submitted_by: str | None
 
     def metadata(self) -> dict[str, Any]:
         """As Dagster's metadata, under the prefix ``snowflake/``."""
@@ -76,8 +81,46 @@ class CompletedJob:
             "run_seconds": round(self.run_seconds, 2),
             "payload": self.payload,
             "estimated_credits": self.estimated_credits,
+            "submitted_by_run": self.submitted_by,
         }
         return {f"snowflake/{key}": value for key, value in values.items() if value is not None}
+
+
+class JobOptions(TypedDict, total=False):
+    """One job, as ``run`` takes it. What is left out is as the client has it.
+
+    Attributes:
+        entrypoint: Python file of the payload, as a path (``pkg/mod.py``) or a module name (``pkg.mod``); runs as
+            ``__main__``.
+        args: ``sys.argv[1:]`` of the entry point. They are in the job's spec: no secrets.
+        extras: ``pipes.extras`` of the job; goes by the stage, so its size does not matter.
+        env_vars: Environment besides the client's. In the job's spec: no secrets.
+        payload: Files instead of the client's payload.
+        compute_pool: Pool instead of the client's.
+        target_instances: Nodes, by default 1; the entry point runs on the first, and Ray spans all of them.
+        min_instances: Nodes with which the job may start; by default all.
+        query_warehouse: Warehouse instead of the client's.
+        external_access_integrations: Integrations instead of the client's.
+        queue_timeout: Seconds in PENDING, or of waiting for another job, instead of the client's limit.
+        run_timeout: Seconds after PENDING instead of the client's limit.
+        require_materializations: Fail unless every selected asset was reported as materialized; by default true.
+        extra_metadata: Metadata of every result besides the job's.
+    """
+
+    entrypoint: Required[str]
+    args: Sequence[object]
+    extras: PipesExtras | None
+    env_vars: Mapping[str, str]
+    payload: Payload
+    compute_pool: str
+    target_instances: int
+    min_instances: int
+    query_warehouse: str | None
+    external_access_integrations: Sequence[str]
+    queue_timeout: float
+    run_timeout: float
+    require_materializations: bool
+    extra_metadata: Callable[[CompletedJob], Mapping[str, Any]]
 
 
 class SnowflakeJobInvocation(PipesClientCompletedInvocation):
@@ -160,109 +203,73 @@ class PipesSnowflakeJobClient(dg.PipesClient, TreatAsResourceParam):
         self._cancel_on_shutdown = cancel_on_shutdown
 
     def run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        *,
-        context: StepContext,
-        entrypoint: str,
-        args: Sequence[object] = (),
-        extras: PipesExtras | None = None,
-        env_vars: Mapping[str, str] | None = None,
-        payload: Payload | None = None,
-        compute_pool: str | None = None,
-        target_instances: int = 1,
-        min_instances: int | None = None,
-        query_warehouse: str | None = None,
-        external_access_integrations: Sequence[str] | None = None,
-        queue_timeout: float | None = None,
-        run_timeout: float | None = None,
-        require_materializations: bool = True,
-        extra_metadata: Callable[[CompletedJob], Mapping[str, Any]] | None = None,
+        self, *, context: StepContext, **options: Unpack[JobOptions]
     ) -> SnowflakeJobInvocation:
-        """Submit a job, wait for it, and return what it reported.
-
-        Args:
-            context: The step's context.
-            entrypoint: Python file of the payload, as a path (``pkg/mod.py``) or a module name (``pkg.mod``); runs as
-                ``__main__``.
-            args: ``sys.argv[1:]`` of the entry point. They are in the job's spec: no secrets.
-            extras: ``pipes.extras`` of the job; goes by the stage, so its size does not matter.
-            env_vars: Environment besides the client's. In the job's spec: no secrets.
-            payload: Files instead of the client's payload.
-            compute_pool: Pool instead of the client's.
-            target_instances: Nodes; the entry point runs on the first, and Ray spans all of them.
-            min_instances: Nodes with which the job may start; by default all.
-            query_warehouse: Warehouse instead of the client's.
-            external_access_integrations: Integrations instead of the client's.
-            queue_timeout: Seconds in PENDING instead of the client's limit.
-            run_timeout: Seconds after PENDING instead of the client's limit.
-            require_materializations: Fail unless every selected asset was reported as materialized.
-            extra_metadata: Metadata of every result besides the job's.
+        """Submit a job, or reattach to that of an earlier attempt, wait for it, and return what it reported.
 
         Raises:
             JobRejectedError: nothing was submitted.
             JobFailedError: the status is not DONE, or the job reported an exception or too little. Carries the last
                 log lines.
-            JobLostError: Snowflake lost the job, or somebody deleted it.
-            JobTimeoutError: a limit was reached; the job was cancelled.
+            JobInterruptedError: the job ended in the middle, was lost or deleted, or says that another may succeed.
+            JobQueueTimeoutError: the pool, or another job of the same partition, kept this one waiting for too long.
+            JobRunTimeoutError: the job ran for too long and was cancelled.
+            JobOvertakenError: another job of the same partition was submitted at the same moment and came first.
             JobUnreachableError: Snowflake stayed out of reach; the job was left as it is.
             SnowflakeConnectionError: the connection does not exist or was refused.
         """
-        pool, chosen = compute_pool or self._compute_pool, payload or self._payload
-        if not pool or not chosen:
-            raise JobRejectedError("a job needs a compute pool and a payload: give them to the client or to run()")
-        snapshot = chosen.snapshot()
-        entry = snapshot.entrypoint(entrypoint)
-        identity = JobIdentity.of(context)
+        invocation = self._run(context, options, needed=None)
+        assert invocation  # noqa: S101  there is always a job when nobody asks whether it is needed
+        return invocation
+
+    def run_if(
+        self, needed: Callable[[], bool], *, context: StepContext, **options: Unpack[JobOptions]
+    ) -> SnowflakeJobInvocation | None:
+        """As ``run``, where there is something to do; None where there is not.
+
+        ``needed`` is asked when no other job of the partition runs any more, and again after an earlier attempt's job.
+        """
+        return self._run(context, options, needed)
+
+    def _run(
+        self, context: StepContext, options: JobOptions, needed: Callable[[], bool] | None
+    ) -> SnowflakeJobInvocation | None:
+        wanted = self._wanted(options)
+        habits = Habits(self._payload_prefix, self._polling, self._cancel_timeout, self._cancel_on_shutdown)
         with self._snowflake() as snowflake:
             stage = snowflake.call(lambda session: qualified_stage(session, self._payload_stage))
-            uploaded = snowflake.call(
-                lambda session: upload_once(
-                    session, snapshot, entry, stage=stage, prefix=self._payload_prefix, compute_pool=pool
-                )
-            )
-            location = f"{stage}/pipes/{identity.job_name}"
-            reader = StageMessageReader(snowflake, location)
-            job = WatchedJob(
-                context,
-                snowflake,
-                reader,
-                polling=self._polling,
-                queue_timeout=self._queue_timeout if queue_timeout is None else queue_timeout,
-                run_timeout=self._run_timeout if run_timeout is None else run_timeout,
-                cancel_timeout=self._cancel_timeout,
-            )
-            try:
-                with dg.open_pipes_session(
-                    context=context,  # pyright: ignore[reportArgumentType]
-                    context_injector=StageContextInjector(snowflake, location),
-                    message_reader=reader,
-                    extras=extras,
-                ) as pipes_session:
-                    submission = Submission(
-                        identity=identity,
-                        payload=uploaded,
-                        payload_digest=snapshot.digest,
-                        compute_pool=pool,
-                        stage=stage,
-                        args=tuple(str(argument) for argument in args),
-                        env_vars={**self._env_vars, **(env_vars or {}), **pipes_session.get_bootstrap_env_vars()},
-                        target_instances=target_instances,
-                        min_instances=min_instances or target_instances,
-                        query_warehouse=query_warehouse or self._query_warehouse,
-                        external_access_integrations=tuple(
-                            self._external_access_integrations
-                            if external_access_integrations is None
-                            else external_access_integrations
-                        ),
-                    )
-                    job.run(submission, cancel_on_shutdown=self._cancel_on_shutdown)
-                    job.require_success(pipes_session, require_materializations)
-            finally:
-                if job.is_over:
-                    job.remove_files(location)
-            completed = self._completed(snowflake, job, submission)
+            ended = Attempt(context, snowflake, stage, wanted, habits).run(needed)
+            if ended is None:
+                return None
+            job, pipes_session = ended
+            completed = self._completed(snowflake, job, wanted)
+        extra_metadata = options.get("extra_metadata")
         metadata = {**completed.metadata(), **(extra_metadata(completed) if extra_metadata else {})}
         return SnowflakeJobInvocation(pipes_session, completed, metadata)
+
+    def _wanted(self, options: JobOptions) -> WantedJob:
+        pool, payload = options.get("compute_pool") or self._compute_pool, options.get("payload") or self._payload
+        if not pool or not payload:
+            raise JobRejectedError("a job needs a compute pool and a payload: give them to the client or to run()")
+        snapshot = payload.snapshot()
+        instances = options.get("target_instances", 1)
+        return WantedJob(
+            entry=snapshot.entrypoint(options["entrypoint"]),
+            payload=snapshot,
+            args=tuple(str(argument) for argument in options.get("args", ())),
+            extras=options.get("extras"),
+            env_vars={**self._env_vars, **options.get("env_vars", {})},
+            compute_pool=pool,
+            target_instances=instances,
+            min_instances=options.get("min_instances", instances),
+            query_warehouse=options.get("query_warehouse", self._query_warehouse),
+            external_access_integrations=tuple(
+                options.get("external_access_integrations", self._external_access_integrations)
+            ),
+            queue_timeout=options.get("queue_timeout", self._queue_timeout),
+            run_timeout=options.get("run_timeout", self._run_timeout),
+            require_materializations=options.get("require_materializations", True),
+        )
 
     @contextmanager
     def _snowflake(self) -> Iterator[ReconnectingSession]:
@@ -272,17 +279,18 @@ class PipesSnowflakeJobClient(dg.PipesClient, TreatAsResourceParam):
         finally:
             snowflake.close()
 
-    def _completed(self, snowflake: ReconnectingSession, job: WatchedJob, submission: Submission) -> CompletedJob:
+    def _completed(self, snowflake: ReconnectingSession, job: WatchedJob, wanted: WantedJob) -> CompletedJob:
         rate = self._credits_per_node_hour
         if isinstance(rate, Mapping):
-            rate = rate.get(snowflake.call(lambda session: instance_family(session, submission.compute_pool)))
-        hours = job.run_seconds * submission.target_instances / 3600
+            rate = rate.get(snowflake.call(lambda session: instance_family(session, wanted.compute_pool)))
+        hours = job.run_seconds * wanted.target_instances / 3600
         return CompletedJob(
             job_id=job.id,
-            compute_pool=submission.compute_pool,
-            nodes=submission.target_instances,
+            compute_pool=wanted.compute_pool,
+            nodes=wanted.target_instances,
             queue_seconds=job.queue_seconds,
             run_seconds=job.run_seconds,
-            payload=submission.payload_digest,
+            payload=wanted.payload.digest,
             estimated_credits=None if rate is None else round(hours * rate, 6),
+            submitted_by=job.submitted_by,
         )

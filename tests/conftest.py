@@ -24,6 +24,7 @@ os.environ["SNOWFLAKE_HOME"] = str(HOME)
 os.environ["SNOWFLAKE_DEFAULT_CONNECTION_NAME"] = "embedded"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["CUSTOMER_INSIGHTS_RETRY_SECONDS"] = "0.2"
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_SECONDS = 120

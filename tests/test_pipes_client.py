@@ -26,8 +26,9 @@ from snowflake.connector.errors import OperationalError
 from customer_insights.jobs.pipes_stage_writer import StageMessageChannel, get_bytes, put_bytes
 from resources.errors import (
     JobFailedError,
+    JobQueueTimeoutError,
     JobRejectedError,
-    JobTimeoutError,
+    JobRunTimeoutError,
     SnowflakeConnectionError,
     SnowflakeUnreachableError,
 )
@@ -514,6 +515,7 @@ def test_the_client_loads_without_snowflake():
 def test_permanent_and_retryable_errors_are_told_apart():
     from customer_insights.errors import PermanentError, RetryableError
 
-    assert issubclass(JobTimeoutError, RetryableError)
+    assert issubclass(JobQueueTimeoutError, RetryableError)
+    assert issubclass(JobRunTimeoutError, PermanentError)
     assert issubclass(JobFailedError, PermanentError)
     assert issubclass(SnowflakeUnreachableError, RetryableError)

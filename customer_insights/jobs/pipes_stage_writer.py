@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 LOCATION_KEY = "stage_location"
 """Key of the Pipes parameters that holds the stage location (``@DB.SCHEMA.STAGE/prefix``) of one job's files."""
 
+RETRYABLE_KEY = "snowflake_job/retryable"
+"""Key of the custom message by which a job that fails says that the same work may succeed in another one."""
+
 CONTEXT_FILE = "context.json"
 UPLOAD_ATTEMPTS = 5
 
@@ -184,12 +187,14 @@ class JobPipes(NamedTuple):
 
 
 @contextmanager
-def open_job_pipes(*, interval: float = 1.0) -> Iterator[JobPipes]:
+def open_job_pipes(
+    *, interval: float = 1.0, may_be_retried: Callable[[Exception], bool] = lambda _: False
+) -> Iterator[JobPipes]:
     """Join a job to the Dagster run that submitted it; an exception in the body is reported and goes on.
 
     ``with open_job_pipes() as (pipes, session): ...``. ``interval`` is the time in seconds between two uploads of
-    messages. Without Dagster (a job started by hand) ``pipes`` accepts everything and does nothing, as dagster-pipes
-    has it.
+    messages; ``may_be_retried`` tells which exceptions another job may not meet. Without Dagster (a job started by
+    hand) ``pipes`` accepts everything and does nothing, as dagster-pipes has it.
     """
     from snowflake.snowpark.context import get_active_session
 
@@ -199,4 +204,9 @@ def open_job_pipes(*, interval: float = 1.0) -> Iterator[JobPipes]:
         context_loader=StageContextLoader(connection),
         message_writer=StageMessageWriter(connection, interval),
     ) as pipes:
-        yield JobPipes(pipes, session)
+        try:
+            yield JobPipes(pipes, session)
+        except Exception as error:
+            if may_be_retried(error):
+                pipes.report_custom_message({RETRYABLE_KEY: True})
+            raise

@@ -14,6 +14,7 @@ from customer_insights.jobs.pipes_stage_writer import open_job_pipes
 from customer_insights.pending import Query, Window, count
 from customer_insights.settings import Settings
 from customer_insights.tables import Table
+from customer_insights.transient import is_transient_in_job
 
 if TYPE_CHECKING:
     from dagster_pipes import PipesContext
@@ -49,7 +50,7 @@ class JobRun:
 @contextmanager
 def job() -> Iterator[JobRun]:
     """Join the Dagster run that submitted this job; the session is set to the settings' schema and warehouse."""
-    with open_job_pipes() as (pipes, session):
+    with open_job_pipes(may_be_retried=is_transient_in_job) as (pipes, session):
         settings = Settings(**pipes.extras["settings"])
         session.use_schema(settings.qualified_schema)
         yield JobRun(pipes, session, settings, pipes.extras)
