@@ -503,8 +503,8 @@ def _write(work: Unload, table: pa.Table, directory: str, number: int) -> None:
         identity = f"_{work.query_id}" if work.query_id else ""
         path = f"{prefix}{identity}_0_{number}_0{extension}"
     target = stages.within(work.location.stage.directory, path)
-    partial = stages.incoming(work.copy.server)
-    partial.write_bytes(content)
+    with stages.arriving(work.copy.server) as partial:
+        partial.write_bytes(content)
     if not stages.publish(partial, target, work.overwrite):
         raise invalid(
             f"Files already existing at the unload destination: {path}. Use overwrite option to force unloading.", 1011

@@ -28,7 +28,17 @@ from fakesnow.statement_type import SELECT, statement_type_id
 from sqlglot import Expr, exp
 from sqlglot.errors import SqlglotError
 
-from embedded_snowflake import copying, descriptions, models, names, sessions, sql_functions, stage_queries, stages
+from embedded_snowflake import (
+    copying,
+    descriptions,
+    disk_space,
+    models,
+    names,
+    sessions,
+    sql_functions,
+    stage_queries,
+    stages,
+)
 from embedded_snowflake.descriptions import Described
 from embedded_snowflake.errors import ProgrammingError, does_not_exist, from_engine, unsupported
 from embedded_snowflake.names import Name
@@ -113,6 +123,8 @@ class Run:
     binds: list[Any] | None
     query_id: str
     described: Described = field(default_factory=Described)
+    # Whether who runs it has made it all or nothing.
+    enclosed: bool = False
 
     @property
     def duckdb(self) -> duckdb.DuckDBPyConnection:
@@ -153,7 +165,7 @@ def execute_many(
         affected = 0
         with _engine_errors(), _atomic(first):
             for row in rows:
-                run = _prepared(replace(first, expression=expression.copy(), binds=list(row)))
+                run = _prepared(replace(first, expression=expression.copy(), binds=list(row), enclosed=True))
                 affected += _run(run).affected or 0
         table = pa.table({"number of rows inserted": [affected]})
         return Result(table, ("BIGINT",), type_id, affected, query_id)
@@ -430,6 +442,9 @@ def _run(run: Run) -> Result:
     if isinstance(expression, _DDL) and run.in_transaction and not _is_temporary(run, expression):
         # Snowflake's DDL is a transaction of its own.
         _transaction_control(run, exp.Commit())
+    if _writes(expression) and (run.in_transaction or not run.connection._autocommit):
+        # Before it has had an effect: this cannot be taken back without the rest of the transaction.
+        disk_space.require("the table")
     try:
         for table in _locked_tables(run):
             run.server.table_locks.acquire(run.session, table)
@@ -443,7 +458,8 @@ def _run(run: Run) -> Result:
         # What is recorded of tables is in a database of its own: two CREATEs at once would meet there.
         is_brief = isinstance(expression, _DDL) and not expression.find(exp.Query)
         with run.server.lock if is_brief else contextlib.nullcontext():
-            with _atomic(run) if _is_several(cursor, run) else contextlib.nullcontext():
+            at_stake = _is_several(cursor, run) or (disk_space.may_run_out() and _writes(expression))
+            with _atomic(run) if at_stake else contextlib.nullcontext():
                 cursor.run(expression, run.binds)
                 result = _filtered(expression, cursor.result(type_id))
             _after(run)
@@ -451,6 +467,13 @@ def _run(run: Run) -> Result:
     finally:
         if not run.in_transaction:
             run.server.table_locks.release(run.session)
+
+
+def _writes(expression: Expr) -> bool:
+    """Whether rows are written to a table."""
+    if isinstance(expression, exp.Create):
+        return str(expression.kind).upper() == "TABLE" and expression.expression is not None
+    return isinstance(expression, _DML) and not (isinstance(expression, exp.Copy) and copying.is_unload(expression))
 
 
 def _is_several(cursor: Cursor, run: Run) -> bool:
@@ -475,7 +498,7 @@ def _filtered(expression: Expr, result: Result) -> Result:
 @contextlib.contextmanager
 def _atomic(run: Run) -> Iterator[None]:
     """All that happens in here or nothing. In an open transaction that is the transaction's own business."""
-    if run.in_transaction:
+    if run.in_transaction or run.enclosed:
         yield
         return
     run.duckdb.begin()
@@ -485,6 +508,7 @@ def _atomic(run: Run) -> Iterator[None]:
         return
     try:
         yield
+        disk_space.require("the table")
     except BaseException:
         with contextlib.suppress(duckdb.TransactionException):
             run.duckdb.rollback()

@@ -21,6 +21,7 @@ import secrets
 import shutil
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -64,6 +65,7 @@ FILE_URL = r"(?:'file://(?:[^'\\]|\\.|'')*'|file://[^\s;]+)"
 # Of these, ENCRYPTION is shown by nothing and changes nothing: files are kept as they are.
 _STAGE_OPTIONS = {"FILE_FORMAT", "DIRECTORY", "ENCRYPTION", "COMMENT"}
 UPLOAD_SECONDS = 3600
+REMEMBERED_UPLOADS = 10_000
 # Snowflake's own limit: a week.
 LONGEST_URL_SECONDS = 604_800
 FILES_PATH = "/stage-files/"
@@ -532,8 +534,11 @@ def _encoding(source: Path) -> str | None:
 
 def _copy(server: EmbeddedSnowflake, source: Path, target: Path, packed: bool = False) -> bool:
     """Copy a file onto a stage in one step, packed by gzip or as it is. False when the target has come into being."""
-    partial = incoming(server)
-    with source.open("rb") as read, gzip.open(partial, "wb") if packed else partial.open("wb") as written:
+    with (
+        arriving(server) as partial,
+        source.open("rb") as read,
+        gzip.open(partial, "wb") if packed else partial.open("wb") as written,
+    ):
         shutil.copyfileobj(read, written)
     return publish(partial, target, overwrite=False)
 
@@ -564,6 +569,18 @@ def incoming(server: EmbeddedSnowflake) -> Path:
     directory = server.data_dir / "incoming"
     directory.mkdir(exist_ok=True)
     return directory / uuid.uuid4().hex
+
+
+@contextlib.contextmanager
+def arriving(server: EmbeddedSnowflake) -> Iterator[Path]:
+    """``incoming`` for a file that is written in this block; what is written of it goes if that fails."""
+    partial = incoming(server)
+    try:
+        yield partial
+        disk_space.require("a file of a stage")
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 @statement(rf"GET (?P<location>{LOCATION}|\?) (?P<target>{FILE_URL})(?P<options>.*)")
@@ -613,8 +630,8 @@ def copy_files(request: Statement) -> Answer:
         if named and relative not in named:
             continue
         into = target.path + ("" if target.path.endswith("/") or not target.path else "/") + relative
-        partial = incoming(request.server)
-        shutil.copyfile(file.local, partial)
+        with arriving(request.server) as partial:
+            shutil.copyfile(file.local, partial)
         publish(partial, within(target.stage.directory, into), overwrite=True)
         copied.append((f"{target.stage.name.name.lower()}/{into}",))
     return rows(["file"], copied)
@@ -693,31 +710,46 @@ def routes(server: EmbeddedSnowflake) -> list[Route]:
             return PlainTextResponse("no such file on the stage", 404)
         return FileResponse(file, filename=None, media_type="application/octet-stream")
 
+    # Addresses that were written to, since a client that saw no answer sends its file again. The oldest go first.
+    written_to: deque[str] = deque(maxlen=REMEMBERED_UPLOADS)
+
     async def write(request: Request) -> Response:
+        token = request.path_params["token"]
         try:
-            file, overwrite = _claims(server, request.path_params["token"], "upload")
+            file, overwrite = _claims(server, token, "upload")
         except (PermissionError, ValueError) as error:
             return PlainTextResponse(str(error), 403)
         partial = incoming(server)
         try:
-            with partial.open("wb") as written:
-                async for chunk in request.stream():
-                    await run_in_threadpool(written.write, chunk)
-                    await run_in_threadpool(disk_space.require, file.name)
+            await _receive(request, partial)
         except OSError as error:
-            # A status that the client does not repeat for minutes; with 200 it would take the file for uploaded.
             partial.unlink(missing_ok=True)
+            async for _ in request.stream():
+                # A client that is still sending would not read the answer.
+                continue
+            # A status that clients do not repeat for minutes; a 200 would mean that the file is there.
             return PlainTextResponse(f"{file.name} was not written: {error.strerror}", 507)
         except BaseException:
             # The client has gone away in the middle.
             partial.unlink(missing_ok=True)
             raise
-        if not await run_in_threadpool(publish, partial, file, overwrite):
+        if not await run_in_threadpool(publish, partial, file, overwrite) and token not in written_to:
             return PlainTextResponse("the file exists on the stage and OVERWRITE is FALSE", 412)
+        written_to.append(token)
         return Response()
 
     path = f"{FILES_PATH}{{token}}/{{name:path}}"
     return [Route(path, read, methods=["GET", "HEAD"]), Route(path, write, methods=["PUT"])]
+
+
+async def _receive(request: Request, partial: Path) -> None:
+    room_needed = True
+    with partial.open("wb") as written:
+        async for chunk in request.stream():
+            await run_in_threadpool(written.write, chunk)
+            if chunk and room_needed:
+                await run_in_threadpool(disk_space.require, "a file of a stage")
+                room_needed = False
 
 
 def timestamp(file: StagedFile) -> datetime:
