@@ -145,7 +145,7 @@ class Results:
                 self._bytes -= _size(self._known.pop(oldest))
 
     def get(self, query_id: str, owner: str | None = None) -> Result | Exception | None:
-        """How the statement ended, None while it runs. Raises KeyError for one that is not known, or not this owner's."""
+        """How the statement ended, None while it runs. Raises KeyError for one unknown, or not this owner's."""
         with self._lock:
             if owner is not None and self._owners.get(query_id, owner) != owner:
                 raise KeyError(query_id)

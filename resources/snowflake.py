@@ -1,7 +1,8 @@
 """Connections to Snowflake by name: what assets and the job client use to run SQL and to open Snowpark sessions.
 
-Account, user, password or key and role are in Snowflake's own ``connections.toml``; nothing of them is repeated here.
-What is run through a connection belongs to assets and to ``customer_insights``.
+Account, user, role and what the user shows (a password, a key file, an access or OAuth token) are in Snowflake's own
+``connections.toml``; nothing of them is repeated here. How each is set up is in ``docs/connections.md``. What is run
+through a connection belongs to assets and to ``customer_insights``.
 
 dagster-snowflake's ``SnowflakeResource`` was considered: importing it costs 3.5 s (measured, 2 cores) at every start
 of the code location, it wants user and password a second time beside the connection's, and its ``get_connection``
@@ -32,6 +33,27 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _LOGIN_REFUSED = range(390100, 390200)
+_KEY_REFUSED = (
+    "Its user, its account or its private key is not the one that Snowflake knows, or this machine's clock is wrong: "
+    "compare the key's fingerprint with RSA_PUBLIC_KEY_FP of DESCRIBE USER; an administrator is told the reason by "
+    "SYSTEM$GET_LOGIN_FAILURE_DETAILS('<the id in brackets>')"
+)
+# What to do, by Snowflake's number of the refusal. The numbers of keys are those in the connector's network.py.
+_REMEDIES = {
+    390100: "Check its user and password in connections.toml",
+    390101: "An administrator lets the user in again: ALTER USER ... SET DISABLED = FALSE",
+    390144: _KEY_REFUSED,
+    **dict.fromkeys(range(394300, 394307), _KEY_REFUSED),
+    390186: "Name a role in connections.toml that the user has and that its token is not barred from",
+    390303: "The OAuth token was not made for this account, or its issuer, audience or signing key is not that of the "
+    "security integration: get a new one and put it in the connection's token_file_path",
+    390309: "The OAuth token is another user's: give the connection that user, or the token of its own",
+    390317: "The OAuth token lists no such role: name one in connections.toml that its scope has (session:role:<role>)",
+    390318: "Rotate it: get a new OAuth token and put it in the connection's token_file_path",
+    394400: "The token is expired, disabled, removed or another user's, or the user has no network policy. Rotate it: "
+    "ALTER USER ... ROTATE PROGRAMMATIC ACCESS TOKEN ..., and put the new secret, without a line end, in the "
+    "connection's token_file_path",
+}
 POLLING_TIMEOUT_SECONDS = 60
 
 
@@ -112,7 +134,8 @@ class SnowflakeConnection(dg.ConfigurableResource):
     def snowflake_resource(self) -> SnowflakeResource:
         """The same connection as dagster-snowflake's ``SnowflakeResource``, for what expects one.
 
-        That resource insists on a user and one way to log in, which are read from ``connections.toml``.
+        That resource insists on a user and a way to log in, which are read from ``connections.toml``. No secret is: the
+        connector reads it when it connects, and Dagster never has it.
 
         Raises:
             SnowflakeConnectionError: no such connection.
@@ -124,13 +147,12 @@ class SnowflakeConnection(dg.ConfigurableResource):
         if self.name not in known:
             raise SnowflakeConnectionError(f"no connection {self.name!r} in connections.toml of SNOWFLAKE_HOME")
         connection = known[self.name]
-        logins = {name: connection.get(name) for name in ("password", "authenticator")}
-        key_file = connection.get("private_key_file") or connection.get("private_key_path")
+        default = "SNOWFLAKE_JWT" if connection.get("private_key_file") else "SNOWFLAKE"
         return SnowflakeResource(
-            user=connection["user"],
-            private_key_path=key_file,
+            # A connection by token may leave the user to the token.
+            user=str(connection.get("user", "")),
+            authenticator=str(connection.get("authenticator", default)),
             additional_snowflake_connection_args=self._options(),
-            **{name: value for name, value in logins.items() if value},
         )
 
     def _options(self) -> dict[str, Any]:
@@ -148,20 +170,27 @@ class SnowflakeConnection(dg.ConfigurableResource):
         try:
             yield
         except Error as error:
-            name = self.name
-            if any(error_number(cause) in _LOGIN_REFUSED for cause in causes(error)):
+            name, said = self.name, str(error.raw_msg or error.msg).rstrip(".")
+            numbers = [number for cause in causes(error) if (number := error_number(cause))]
+            if any(number in _REMEDIES or number in _LOGIN_REFUSED for number in numbers):
+                remedy = next((_REMEDIES[number] for number in numbers if number in _REMEDIES), _REMEDIES[390100])
                 raise SnowflakeConnectionError(
-                    f"Snowflake refused the login of connection {name!r}: {error.raw_msg or error.msg}. "
-                    "Check its user, password or key in connections.toml"
+                    f"Snowflake refused the login of connection {name!r}: {said}. {remedy}"
                 ) from error
             if is_transient(error):
                 hint = ": start it with `make embedded`" if name == "embedded" else ": check account, host and network"
-                raise SnowflakeUnreachableError(
-                    f"cannot reach Snowflake connection {name!r} ({error.raw_msg or error.msg}){hint}"
-                ) from error
+                raise SnowflakeUnreachableError(f"cannot reach Snowflake connection {name!r} ({said}){hint}") from error
             raise SnowflakeConnectionError(
-                f"cannot open Snowflake connection {name!r}: {error.raw_msg or error.msg}. "
+                f"cannot open Snowflake connection {name!r}: {said}. "
                 "Connections are in connections.toml of SNOWFLAKE_HOME; `make embedded` writes the one named 'embedded'"
+            ) from error
+        except (OSError, TypeError, ValueError) as error:
+            # What reading a key or token file raises; the connector wraps none of it.
+            if is_transient(error):
+                raise SnowflakeUnreachableError(f"cannot reach Snowflake connection {self.name!r}: {error}") from error
+            raise SnowflakeConnectionError(
+                f"cannot read the key or token of connection {self.name!r}: {error}. Check private_key_file, "
+                "private_key_file_pwd (a key without a passphrase wants none) or token_file_path in connections.toml"
             ) from error
 
 
