@@ -213,7 +213,7 @@ class FaultInjection:
 
     def _lose_node(self, job: str | None, head: bool) -> None:
         for run in self._running_jobs(job)[:1]:
-            lost = run.cluster.lose_node(head)
+            lost = run.lose_node(head)
             logger.warning("job %s %s", run.job.name, "has lost a node" if lost else "has no node left to lose")
 
     def _begin_refusal(self, armed: Armed) -> None:

@@ -71,6 +71,14 @@ class JobRun:
     _wanted: Outcome | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _began: bool = False
+    _process: subprocess.Popen[bytes] | None = None
+
+    def lose_node(self, head: bool) -> bool:
+        """Kill a node as a machine dies; on the head runs the job's own process. False where none is left."""
+        lost = self.cluster.lose_node(head)
+        if lost == "head" and self._process:
+            kill_group(self._process.pid)
+        return lost is not None
 
     def ask_to_end(self, status: str, reason: str) -> None:
         """Have the job end, soon, with this status. The first to ask is heard."""
@@ -127,7 +135,7 @@ class JobRun:
             job_history.change(self.server, self.job.key, status=RUNNING, message="Running", started_on=started)
         self._note_instances(log, directory)
         password = self.server.job_credentials.issue(self.job.key)
-        process = self._start(directory, password)
+        process = self._process = self._start(directory, password)
         try:
             return self._supervise(process, log)
         finally:

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -151,21 +151,28 @@ class RayCluster:
             time.sleep(0.1)
         return False
 
-    def lose_node(self, head: bool) -> bool:
-        """Kill a node as a machine dies: its raylet and, of the head, what all nodes talk to. False where none runs."""
-        raylets = [process for process in self._processes() if _program(process) == "raylet"]
-        heads = [process for process in raylets if "--head" in process.cmdline()]
-        workers = [process for process in raylets if process not in heads]
+    def lose_node(self, head: bool) -> Literal["head", "worker"] | None:
+        """Kill a node, a worker where there is one unless the head is asked for; what was lost, None for nothing."""
+        raylets = self._processes("raylet")
+        workers = [process for process in raylets if "--head" not in process.cmdline()]
+        heads = [process for process in raylets if process not in workers]
         if workers and not head:
-            lost = workers[-1:]
-        else:
-            lost = [*heads, *(process for process in self._processes() if _program(process) == "gcs_server")]
-        for process in lost:
+            workers[-1].kill()
+            return "worker"
+        # What all nodes talk to runs on the head.
+        for process in [*heads, *self._processes("gcs_server")]:
             process.kill()
-        return bool(lost)
+        return "head" if heads else None
 
-    def _processes(self) -> list[psutil.Process]:
-        return psutil.Process(self._process.pid).children(recursive=True)
+    def _processes(self, program: str) -> list[psutil.Process]:
+        """The cluster's living processes of this program."""
+        found = []
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                command = process.cmdline()
+                if command and Path(command[0]).name == program:
+                    found.append(process)
+        return found
 
     def kill(self) -> None:
         """End every process of the cluster at once, with the job in it. ``stop`` is still to be called."""
@@ -222,13 +229,6 @@ def _marked(name: str, value: str) -> Iterator[psutil.Process]:
         with contextlib.suppress(psutil.Error):
             if process.environ().get(name) == value:
                 yield process
-
-
-def _program(process: psutil.Process) -> str:
-    try:
-        return Path(process.cmdline()[0]).name
-    except (psutil.Error, IndexError):
-        return ""
 
 
 def _prefix(data_dir: Path) -> str:
