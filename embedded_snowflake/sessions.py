@@ -21,7 +21,7 @@ from embedded_snowflake import names
 from embedded_snowflake.catalog import declare
 from embedded_snowflake.errors import ProgrammingError, already_exists, insufficient_privileges, invalid
 from embedded_snowflake.names import NAME, SHOW_TAIL, Name, Shown
-from embedded_snowflake.statements import Answer, Options, Statement, rows, statement, status
+from embedded_snowflake.statements import Answer, Options, Sql, Statement, rows, statement, status
 
 if TYPE_CHECKING:
     from fakesnow.fakes import FakeSnowflakeConnection
@@ -399,8 +399,9 @@ def show_roles(request: Statement) -> Answer:
 
 
 _GRANT = (
-    r"(?P<privileges>[\w\s,]+?)(?: ON (?P<kind>(?:ALL |FUTURE )?[A-Z]+(?: [A-Z]+)??(?: IN [A-Z]+)?) (?P<object>{0}))?"
+    r"(?P<privileges>[\w\s,.$]+?)(?: ON (?P<kind>(?:ALL |FUTURE )?[A-Z]+(?: [A-Z]+)??(?: IN [A-Z]+)?) (?P<object>{0}))?"
     r" {1} (?:(?P<to>ROLE|USER|DATABASE ROLE) )?(?P<grantee>{0})(?: WITH GRANT OPTION)?(?: (?:CASCADE|RESTRICT))?"
+    r"(?: (?:COPY|REVOKE) CURRENT GRANTS)?"
 )
 
 
@@ -421,6 +422,12 @@ def revoke(request: Statement) -> Answer:
         _granted(request),
     )
     return status("Statement executed successfully.")
+
+
+@statement(r"(?P<create>CREATE .*SCHEMA .+?) WITH MANAGED ACCESS")
+def create_managed_schema(request: Statement) -> Answer:
+    """CREATE SCHEMA name WITH MANAGED ACCESS: a schema; who may grant makes no difference where grants make none"""
+    return Sql(request.group("create") or "")
 
 
 def _granted(request: Statement) -> list[str]:
