@@ -86,13 +86,17 @@ def test_a_repeated_request_waits_for_the_first_that_still_runs(embedded, cursor
     cursor.execute("BEGIN")
     cursor.execute("UPDATE T SET N = N + 1")
     other = another(embedded).cursor()
+    # It changes nothing, and counts how often the statement is sent.
+    faults.add({"kind": "delay", "match": "^update", "seconds": 0.001, "times": 0})
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(other.execute, "UPDATE T SET N = N + 10")
-        time.sleep(0.5)
+        wait_until(lambda: struck(faults) == [1])
+        time.sleep(0.3)
         assert not waiting.done(), "the row is not locked"
         faults.add({"kind": "refuse", "seconds": 0.2})
-        # The client has lost its connection, and its repeated request is on its way.
-        time.sleep(2.5)
+        time.sleep(1)
+        wait_until(lambda: struck(faults) == [2, 1])
+        time.sleep(0.3)
         cursor.execute("COMMIT")
         assert waiting.result(30).fetchone()[0] == 1
     assert numbers(cursor) == [11]
