@@ -41,15 +41,6 @@ class JobCredentials:
             self._tokens[password].append(token)
             return True
 
-    def renewed(self, old: str, new: str) -> bool:
-        """Remember the new token of a session that a job opened. False where the password was revoked meanwhile."""
-        with self._lock:
-            for tokens in self._tokens.values():
-                if old in tokens:
-                    tokens[tokens.index(old)] = new
-                    return True
-            return False
-
     def revoke(self, password: str) -> list[str]:
         """The password is good no more; the tokens of the sessions opened with it."""
         with self._lock:

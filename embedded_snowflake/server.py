@@ -415,22 +415,14 @@ class EmbeddedSnowflake:
         if renewed is None:
             message = "Authentication token has expired.  The user must authenticate again."
             return JSONResponse(_failure(390114, "08001", message))
-        old, new = renewed
-        connection = fakesnow_server.sessions[new]
-        session = sessions.of(connection)
-        if session.job is not None and not self.job_credentials.renewed(old, new):
-            # The job that opened the session has ended meanwhile.
-            self.session_tokens.close(new)
-            await run_in_threadpool(sessions.end, self, connection)
-            return JSONResponse(_failure(390114, "08001", "The job that opened the session has ended."))
         seconds = int(sessions.IDLE_SECONDS)
         data = {
-            "sessionToken": new,
+            "sessionToken": renewed.token,
             "validityInSecondsST": seconds,
-            "masterToken": self.session_tokens.master_of(new),
+            "masterToken": renewed.master,
             "validityInSecondsMT": seconds,
             "masterValidityInSeconds": seconds,
-            "sessionId": session.number,
+            "sessionId": sessions.of(renewed.connection).number,
         }
         return JSONResponse({"data": data, "code": None, "message": None, "success": True})
 

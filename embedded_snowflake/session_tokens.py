@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import fakesnow.server as fakesnow_server
@@ -23,21 +24,33 @@ if TYPE_CHECKING:
 REMEMBERED_LOST = 1000
 
 
+@dataclass(frozen=True)
+class Renewed:
+    """A session with the tokens that its client goes on with."""
+
+    connection: FakeSnowflakeConnection
+    token: str
+    master: str
+
+
 class SessionTokens:
-    """Which token of which session has run out, and what renews it."""
+    """Which token of which session has run out, and what renews it. A session may have several tokens."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._masters: dict[str, str] = {}
+        self._masters: dict[str, FakeSnowflakeConnection] = {}
         self._expired: dict[str, FakeSnowflakeConnection] = {}
         # Those of sessions that are over. The oldest go first.
         self._lost: OrderedDict[str, None] = OrderedDict()
 
     def master_of(self, token: str) -> str:
-        """A master token for a session that was just opened or renewed."""
-        master = secrets.token_urlsafe(32)
+        """A master token for a session that was just opened."""
         with self._lock:
-            self._masters[master] = token
+            return self._new_master(fakesnow_server.sessions[token])
+
+    def _new_master(self, connection: FakeSnowflakeConnection) -> str:
+        master = secrets.token_urlsafe(32)
+        self._masters[master] = connection
         return master
 
     def expire(self, token: str) -> bool:
@@ -65,25 +78,30 @@ class SessionTokens:
         with self._lock:
             return token in self._expired or token in self._lost
 
-    def renew(self, master: str) -> tuple[str, str] | None:
-        """The old and the new token of the session that the master token is of; None where it renews nothing."""
+    def renew(self, master: str) -> Renewed | None:
+        """New tokens of the session that the master token is of; None where it renews nothing.
+
+        The old master token stays good: of two threads that share a session, the second renews by the same one.
+        """
         with self._lock:
-            old = self._masters.pop(master, None)
-            connection = old and (self._expired.pop(old, None) or fakesnow_server.sessions.pop(old, None))
-            if not old or not connection:
+            connection = self._masters.get(master)
+            if connection is None:
                 return None
-            new = secrets.token_urlsafe(32)
-            fakesnow_server.sessions[new] = connection
-            return old, new
+            token = secrets.token_urlsafe(32)
+            fakesnow_server.sessions[token] = connection
+            return Renewed(connection, token, self._new_master(connection))
 
     def close(self, token: str) -> FakeSnowflakeConnection | None:
-        """Forget a token, good or expired, with its master token; the connection that it opened."""
+        """Forget the session of a token, good or expired, with all its tokens; the connection that it opened."""
         with self._lock:
-            for master in [master for master, of in self._masters.items() if of == token]:
-                del self._masters[master]
-            return fakesnow_server.sessions.pop(token, None) or self._expired.pop(token, None)
+            connection = fakesnow_server.sessions.get(token) or self._expired.get(token)
+            for known in (fakesnow_server.sessions, self._expired, self._masters):
+                for own in [own for own, of in list(known.items()) if of is connection]:
+                    known.pop(own, None)
+            return connection
 
     def open(self) -> list[tuple[str, FakeSnowflakeConnection]]:
-        """Every session that is not over, by its latest token."""
+        """Every session that is not over, each by one of its tokens."""
         with self._lock:
-            return [*fakesnow_server.sessions.items(), *self._expired.items()]
+            by_session = {of: token for token, of in [*fakesnow_server.sessions.items(), *self._expired.items()]}
+        return [(token, connection) for connection, token in by_session.items()]
