@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui embedded stop test lint format typecheck bench models clean browser
+.PHONY: help setup demo ui embedded stop test lint format typecheck rounds bench models clean browser
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -60,6 +60,11 @@ format: setup ## let ruff rewrite
 
 typecheck: setup
 	@$(BIN)/basedpyright --level error
+
+ROUNDS ?= 200
+SEED ?= 1
+rounds: setup ## kill and retry the writing jobs at random, and count their rows (ROUNDS=200 SEED=1)
+	@PYTHONPATH=tests $(BIN)/python -m rounds --rounds $(ROUNDS) --seed $(SEED)
 
 bench: setup ## run the benchmarks
 	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done

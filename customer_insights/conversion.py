@@ -247,9 +247,12 @@ class Champion:
         return self.model.predict_proba(rows)[:, 1]
 
 
-def version_name(run_id: str) -> str:
-    """The registry version that a Dagster run makes: one run, one version, however often it is retried."""
-    return f"RUN_{run_id.replace('-', '')[:16].upper()}"
+def version_name(training_set: str, training_code_version: str) -> str:
+    """The registry version of this training set by this code: one, whoever trains it and however often.
+
+    Not the run's name: two runs at once, or one that takes the place of a killed one, would register it twice.
+    """
+    return f"TRAINED_{hashlib.sha256(f'{training_set} {training_code_version}'.encode()).hexdigest()[:12].upper()}"
 
 
 def registry(session: Session, settings: Settings) -> Any:
@@ -268,6 +271,13 @@ def load_champion(session: Session, settings: Settings) -> Champion | None:
     return Champion(champion.name, model.load(force=True))
 
 
+def logged_model(session: Session, settings: Settings, version: str) -> Any:
+    """The model of a version that is in the registry already, or None: then it is still to be trained."""
+    if _find(session, settings, version) is None:
+        return None
+    return registry(session, settings).get_model(settings.model_name).version(version).load(force=True)
+
+
 def register(
     session: Session,
     settings: Settings,
@@ -276,24 +286,80 @@ def register(
     sample: pd.DataFrame,
     facts: dict[str, Any],
 ) -> str:
-    """Log the model as CHALLENGER with its metrics, once a run; returns the version's name.
+    """Log the model as CHALLENGER with its metrics, where it is not logged yet; returns the version's name.
 
     ``facts``: what else must be known of a version to make it again (run, code version, training set); kept with the
-    metrics.
+    metrics. ``model`` is that of the version where there is one (``logged_model``).
+
+    Raises:
+        RetryableError: another run was logging the version, or the model's first one, at the same time.
     """
-    version = version_name(facts["run_id"])
-    # An attempt of this run may have been killed after it had logged the version and before it gave the alias.
-    if not _find(session, settings, version):
-        _log(session, settings, model, evaluation, sample, facts, version)
+    version = version_name(facts["training_set"], facts["training_code_version"])
     logged = _find(session, settings, version)
     if logged is None:
-        raise RetryableError(f"version {version} of {settings.model_name} was logged and is not in the registry")
-    promotion.challenge(session, settings, logged)
+        _log_once(session, settings, model, evaluation, sample, facts, version)
+    elif not _is_described(logged):
+        # An attempt was killed after the version was made and before its metrics were stored.
+        _describe(session, settings, version, evaluation, facts)
+    found = _find(session, settings, version)
+    if found is None or not _is_described(found):
+        raise RetryableError(
+            f"version {version} of {settings.model_name} is not in the registry with its metrics: another run is "
+            "logging it, or has removed it; train again"
+        )
+    promotion.challenge(session, settings, found)
     return version
 
 
 def _find(session: Session, settings: Settings, version: str) -> promotion.Version | None:
     return next((known for known in promotion.versions(session, settings) if known.name == version), None)
+
+
+def _is_described(version: promotion.Version) -> bool:
+    return "training_set" in version.metrics
+
+
+def _described(evaluation: Evaluation, facts: dict[str, Any]) -> dict[str, Any]:
+    # The training set last: where metrics are set one by one, it says that the others are there.
+    rest = {name: value for name, value in facts.items() if name != "training_set"}
+    return {**flat(evaluation), **rest, "training_set": facts["training_set"]}
+
+
+def _describe(
+    session: Session, settings: Settings, version: str, evaluation: Evaluation, facts: dict[str, Any]
+) -> None:
+    made = registry(session, settings).get_model(settings.model_name).version(version)
+    made.comment = _comment(facts)
+    for name, value in _described(evaluation, facts).items():
+        made.set_metric(name, value)
+
+
+def _comment(facts: dict[str, Any]) -> str:
+    return f"Predicts purchases from reviews; Dagster run {facts['run_id']}"
+
+
+def _log_once(
+    session: Session,
+    settings: Settings,
+    model: Pipeline,
+    evaluation: Evaluation,
+    sample: pd.DataFrame,
+    facts: dict[str, Any],
+    version: str,
+) -> None:
+    """Log the version, unless another run is faster; what that has stored is for the caller to see."""
+    from snowflake.snowpark.exceptions import SnowparkSQLException
+
+    try:
+        _log(session, settings, model, evaluation, sample, facts, version)
+    except (ValueError, SnowparkSQLException) as error:
+        # The registry looks whether there is one when it begins and makes one when it ends.
+        if _find(session, settings, version) is None:
+            if promotion.exists_already(error):
+                raise RetryableError(
+                    f"another run made {settings.model_name} while this one was logging {version}: train again"
+                ) from error
+            raise
 
 
 def _log(
@@ -309,12 +375,12 @@ def _log(
         model,
         model_name=settings.model_name,
         version_name=version,
-        comment=f"Predicts purchases from reviews; Dagster run {facts['run_id']}",
+        comment=_comment(facts),
         sample_input_data=model_input(sample).head(100),
         conda_dependencies=["scikit-learn", "xgboost"],
         target_platforms=["WAREHOUSE"],
         options={"enable_explainability": True},
-        metrics={**flat(evaluation), **facts},
+        metrics=_described(evaluation, facts),
     )
 
 

@@ -136,7 +136,7 @@ def ingest(session: Session, settings: Settings, arrival_start: str, arrival_end
             written = read_in_parallel(files, review_stage(settings), prefix, limits(settings))
             tasks = len(written)
             _write_files(session, files, f"{prefix}/files/files.parquet")
-            _publish(session, prefix, written, run_id)
+            _publish(session, prefix, written, len(files), run_id)
         finally:
             stage_files.remove(session, prefix)
     return _report(session, run_id, tasks, time.monotonic() - started)
@@ -305,7 +305,7 @@ def _write_files(session: Session, files: Sequence[StageFile], location: str) ->
     stage_files.write_parquet(session, pd.DataFrame(values, columns=list(STAGED_FILES.column_names)), location)
 
 
-def _publish(session: Session, prefix: str, written: Sequence[Written], run_id: str) -> None:
+def _publish(session: Session, prefix: str, written: Sequence[Written], expected_files: int, run_id: str) -> None:
     """Make the run's rows part of the tables, in one transaction."""
     with ExitStack() as stack:
         reviews, rejects, files = (
@@ -314,6 +314,8 @@ def _publish(session: Session, prefix: str, written: Sequence[Written], run_id: 
         )
         _require(session, reviews, sum(task.accepted for task in written))
         _require(session, rejects, sum(task.rejected for task in written))
+        # Without its files the run would publish nothing, and say that it went well.
+        _require(session, files, expected_files)
         fresh = stack.enter_context(publish.temporary(session, f"SELECT * FROM {files} WHERE FALSE"))
         decided = stack.enter_context(publish.temporary(session, f"{_decision(reviews, files)} WHERE FALSE"))
         now = datetime.now(UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from customer_insights import query
-from customer_insights.errors import PermanentError
+from customer_insights.errors import PermanentError, RetryableError
 from customer_insights.identifiers import validated
 from customer_insights.settings import Settings
+from customer_insights.stage_files import is_missing
 
 if TYPE_CHECKING:
     from snowflake.snowpark import Session
+
+ALIAS_ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,43 @@ def challenge(session: Session, settings: Settings, version: Version) -> None:
 
 
 def _move_alias(session: Session, settings: Settings, alias: str, version: str) -> None:
+    """Take the alias from the version that has it and give it to this one; tried again when another run was faster.
+
+    Raises:
+        RetryableError: others moved the alias through every attempt.
+    """
+    from snowflake.snowpark.exceptions import SnowparkSQLException
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+    retrying = Retrying(
+        retry=retry_if_exception(_alias_was_moved),
+        stop=stop_after_attempt(ALIAS_ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.1, max=2),
+        reraise=True,
+    )
+    try:
+        retrying(_move_alias_once, session, settings, alias, version)
+    except SnowparkSQLException as error:
+        if _alias_was_moved(error):
+            raise RetryableError(
+                f"the alias {alias} of {settings.model_name} was moved by others through {ALIAS_ATTEMPTS} attempts"
+            ) from error
+        raise
+
+
+def exists_already(error: BaseException) -> bool:
+    """Whether a statement, or the registry's own look, failed because the object is there."""
+    return "already exist" in str(error)
+
+
+def _alias_was_moved(error: BaseException) -> bool:
+    """Whether the alias was gone when it was to be taken away, or given by another run meanwhile."""
+    from snowflake.snowpark.exceptions import SnowparkSQLException
+
+    return isinstance(error, SnowparkSQLException) and (is_missing(error) or exists_already(error))
+
+
+def _move_alias_once(session: Session, settings: Settings, alias: str, version: str) -> None:
     current = with_alias(versions(session, settings), alias)
     if current and current.name == version:
         return

@@ -203,13 +203,14 @@ def test_files_that_a_killed_attempt_left_are_removed_by_the_next(place):
     assert place.left_behind() == []
 
 
-def test_rows_that_were_written_and_not_loaded_stop_the_run(place, monkeypatch):
+@pytest.mark.parametrize("folder", ["accepted", "files"])
+def test_rows_that_were_written_and_not_loaded_stop_the_run(place, monkeypatch, folder):
     """Another attempt of the same run may remove the files of this one; the ledger must not say that they were read."""
     place.put(a__csv="u1,good\n", b__csv="u2,good\n")
     load = publish.copy
 
     def lose_files_first(session, table_name: str, prefix: str) -> None:
-        if prefix.endswith("accepted"):
+        if prefix.endswith(folder):
             stage_files.remove(session, prefix)
         load(session, table_name, prefix)
 

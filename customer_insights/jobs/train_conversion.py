@@ -6,17 +6,21 @@ s against 17 to 24 s with Ray Train at 100,000 to 1,000,000 rows).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from customer_insights import conversion, plots
 from customer_insights.errors import RetryableError
 from customer_insights.features import fingerprint
 from customer_insights.jobs.reporting import job
 from customer_insights.tables import PURCHASE_FEATURES
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from sklearn.pipeline import Pipeline
+
 
 def main() -> None:
     """Train on PURCHASE_FEATURES as it is now and log the version as CHALLENGER."""
-    import ray
-
     with job() as run:
         features = run.session.table(PURCHASE_FEATURES.name).to_pandas().sort_values("UUID", ignore_index=True)
         if fingerprint(run.session) != run.extras["training_set"]:
@@ -25,13 +29,12 @@ def main() -> None:
             )
         parts = conversion.split(features, run.settings)
         champion = conversion.load_champion(run.session, run.settings)
-        # All CPUs of one node, not of the cluster: more threads than CPUs spin and wait for each other.
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        threads = max(1, int(max(node["Resources"].get("CPU", 1) for node in nodes)))
-        fit = ray.remote(num_cpus=threads)(conversion.train)
-        model = ray.get(fit.remote(parts, threads))
+        training_set, code_version = str(run.extras["training_set"]), conversion.code_version()
+        # What an attempt that was killed has logged is measured, not trained again.
+        version = conversion.version_name(training_set, code_version)
+        model = conversion.logged_model(run.session, run.settings, version) or _train(parts)
         evaluation = conversion.evaluate(model, parts, champion)
-        version = conversion.register(
+        conversion.register(
             run.session,
             run.settings,
             model,
@@ -39,8 +42,8 @@ def main() -> None:
             parts["train"],
             {
                 "run_id": run.run_id,
-                "training_set": str(run.extras["training_set"]),
-                "training_code_version": conversion.code_version(),
+                "training_set": training_set,
+                "training_code_version": code_version,
                 "training_rows": len(parts["train"]),
                 "trees": int(model.named_steps["classifier"].best_iteration) + 1,
             },
@@ -56,6 +59,16 @@ def main() -> None:
             },
             markdown=("ROC", "calibration", "lift"),
         )
+
+
+def _train(parts: dict[str, pd.DataFrame]) -> Pipeline:
+    """Train as a task of the cluster, on all CPUs of one node: more threads than CPUs spin and wait for each other."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    threads = max(1, int(max(node["Resources"].get("CPU", 1) for node in nodes)))
+    fit = ray.remote(num_cpus=threads)(conversion.train)
+    return ray.get(fit.remote(parts, threads))
 
 
 if __name__ == "__main__":
