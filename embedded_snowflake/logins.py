@@ -1,6 +1,7 @@
 """Who may log in, and as what: by password, by a key pair, by a programmatic access token, by an OAuth token.
 
-What a client sends is checked here against what ``users`` keeps. How a session then works belongs in ``sessions``.
+What a client sends is checked here against ``users``, ``access_tokens`` and ``security_integrations``. How a session
+then works belongs in ``sessions``.
 
 The claims of a key pair's token: https://docs.snowflake.com/en/developer-guide/sql-api/authenticating. The numbers of
 the refusals are Snowflake's own, as its connector lists them. As there, a client is told that its token is invalid, and
@@ -23,14 +24,15 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from embedded_snowflake import users
+from embedded_snowflake import access_tokens, security_integrations, users
 from embedded_snowflake.errors import invalid
 from embedded_snowflake.names import text
+from embedded_snowflake.security_integrations import Integration
 from embedded_snowflake.sessions import Login, require_no_job
 from embedded_snowflake.sql_functions import ACCOUNT
 from embedded_snowflake.statements import Query, literal, rewriter
 from embedded_snowflake.tokens import Edit, Tokens
-from embedded_snowflake.users import Integration, User
+from embedded_snowflake.users import User
 
 if TYPE_CHECKING:
     from embedded_snowflake.server import EmbeddedSnowflake
@@ -152,13 +154,13 @@ def _by_password(server: EmbeddedSnowflake, attempt: Attempt) -> Login:
         if server.is_user(attempt.user, attempt.password):
             return Login(expected.user.upper(), "PASSWORD")
     # Snowflake takes a programmatic access token where a client has a place for a password only.
-    if attempt.password and users.access_token(server, attempt.password):
+    if attempt.password and access_tokens.find_secret(server, attempt.password):
         return _by_access_token(server, replace(attempt, token=attempt.password))
     raise LoginRefusedError(*INCORRECT)
 
 
 def _by_access_token(server: EmbeddedSnowflake, attempt: Attempt) -> Login:
-    found = users.access_token(server, attempt.token) if attempt.token else None
+    found = access_tokens.find_secret(server, attempt.token) if attempt.token else None
     if found is None or found.disabled or found.expires_at <= datetime.now(UTC):
         raise LoginRefusedError(*ACCESS_TOKEN_INVALID)
     user = users.find(server, found.user)
@@ -232,7 +234,7 @@ def _by_oauth(server: EmbeddedSnowflake, attempt: Attempt) -> Login:
         issuer = str(jwt.decode(attempt.token, options={"verify_signature": False}).get("iss"))
     except jwt.PyJWTError as error:
         raise invalid_token("OAUTH_ACCESS_TOKEN_INVALID_FORMAT") from error
-    integration = users.integration_of_issuer(server, issuer)
+    integration = security_integrations.of_issuer(server, issuer)
     if integration is None:
         raise invalid_token("EXTERNAL_OAUTH_INVALID_ISSUER")
     try:

@@ -68,7 +68,9 @@ logger = logging.getLogger(__name__)
 CONCERNS = (
     "dialect",
     "sessions",
+    "access_tokens",
     "users",
+    "security_integrations",
     "logins",
     "stages",
     "stage_queries",
