@@ -52,6 +52,7 @@ from embedded_snowflake.fault_injection import FaultInjection
 from embedded_snowflake.job_credentials import JobCredentials
 from embedded_snowflake.locks import TableLocks
 from embedded_snowflake.logins import LoginFailures, LoginRefusedError
+from embedded_snowflake.names import quoted_text
 from embedded_snowflake.repeated_requests import Answers
 from embedded_snowflake.request_bodies import LARGEST_LOGIN, BodyError
 from embedded_snowflake.results import Result, Results
@@ -168,8 +169,9 @@ class EmbeddedSnowflake:
 
     def _confine(self) -> None:
         """Keep SQL inside: read_text('/etc/passwd') is a query too. For the engine's life, no setting undoes it."""
-        inside = [str(self.data_dir / name) for name in ("databases", "stages", "temporary_stages", "incoming")]
-        self.fakesnow.duck_conn.execute(f"SET allowed_directories = {inside}")
+        inside = ("databases", "stages", "temporary_stages", "incoming")
+        allowed = ", ".join(quoted_text(str(self.data_dir / name)) for name in inside)
+        self.fakesnow.duck_conn.execute(f"SET allowed_directories = [{allowed}]")
         self.fakesnow.duck_conn.execute("SET enable_external_access = false")
 
     def close(self) -> None:
@@ -274,7 +276,7 @@ class EmbeddedSnowflake:
         answer, first = self._answers.begin(key)
         if not first:
             logger.info("request %s came again and is not run again", request_id)
-            return JSONResponse(await asyncio.wrap_future(answer))
+            return await _sent(await asyncio.wrap_future(answer))
         document = _failure(603, "XX000", "embedded server: the server stopped", query_id)
         try:
             work = functools.partial(self._answer_or_failure, connection, body, query_id, request_id)
@@ -282,7 +284,7 @@ class EmbeddedSnowflake:
         finally:
             # A large answer to a question is not worth its memory: asked again, it changes nothing.
             self._answers.end(key, document, not statements.is_question(sql) or repeated_requests.is_small(document))
-        return JSONResponse(document)
+        return await _sent(document)
 
     def _in_background(self, work: Callable[[], dict[str, Any]], query_id: str) -> dict[str, Any]:
         """Have a statement run while its client asks for the result; a bounded number of them wait for a thread."""
@@ -355,7 +357,7 @@ class EmbeddedSnowflake:
 
     async def result(self, request: Request) -> Response:
         """The result of an earlier statement; 333334 while it runs."""
-        return JSONResponse(await run_in_threadpool(self._result, request))
+        return await _sent(await run_in_threadpool(self._result, request))
 
     def _result(self, request: Request) -> dict[str, Any]:
         query_id = request.path_params["query_id"]
@@ -499,6 +501,13 @@ async def _unexpected(_: Request, error: Exception) -> Response:
 async def _unreadable(_: Request, error: Exception) -> Response:
     """The answer to a body that cannot be read: the error document of a statement that is none."""
     return JSONResponse(_failure(390102, "22000", f"embedded server: {error}"))
+
+
+async def _sent(document: dict[str, Any]) -> Response:
+    """The answer to a query. Many rows are written as JSON off the event loop, where others would wait for it."""
+    if repeated_requests.is_small(document):
+        return JSONResponse(document)
+    return await run_in_threadpool(JSONResponse, document)
 
 
 def _in_progress(query_id: str) -> dict[str, Any]:
