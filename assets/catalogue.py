@@ -17,12 +17,15 @@ import dagster as dg
 from customer_insights import query
 from customer_insights.settings import settings
 from customer_insights.tables import Table
+from resources.compute_pool import SLOTS
 
 if TYPE_CHECKING:
     from snowflake.snowpark import Session
 
 OWNERS = ["team:customer-insights"]
-COMPUTE_POOL = "snowflake_compute_pool"
+# Days are worked on side by side, as many as the compute pool has nodes; an asset without partitions has a pool of its
+# own name, with one slot, so that two people who click Materialize get one run after the other.
+COMPUTE_POOL = SLOTS
 SAMPLE_ROWS = 5
 SAMPLE_CELL_CHARACTERS = 120
 

@@ -272,6 +272,7 @@ def review_quality(
     owners=catalogue.OWNERS,
     tags={"domain": "reviews"},
     code_version="1",
+    pool="reviews",
     freshness_policy=catalogue.FEATURES_FRESHNESS,
     automation_condition=catalogue.IN_STEP,
     metadata=catalogue.table_metadata(REVIEWS),

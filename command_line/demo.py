@@ -19,6 +19,7 @@ from rich.console import Console
 
 from command_line import local
 from customer_insights.settings import settings
+from resources.compute_pool import set_slots
 from resources.snowflake import SnowflakeConnection
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def _run(console: Console, start: str, end: str) -> Progress:
     }
     log = local.home() / "demo.log"
     with log.open("w") as output, dg.DagsterInstance.get() as instance:
+        set_slots(instance)
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "command_line.run_job", json.dumps(tags)],
             cwd=local.ROOT,

@@ -33,7 +33,13 @@ def ui(port: Annotated[int, typer.Option(help="port of Dagster's page on 127.0.0
     """Open Dagster: every asset can be materialized by a click."""
     import os
 
+    import dagster as dg
+
+    from resources.compute_pool import set_slots
+
     _ready()
+    with dg.DagsterInstance.get() as instance:
+        set_slots(instance)
     console.print(f"Dagster opens at [bold]http://127.0.0.1:{port}[/]; Ctrl-C ends it")
     arguments = ["dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
     os.chdir(local.ROOT)

@@ -19,6 +19,9 @@ from resources.job_payload import Payload
 from resources.snowflake import SnowflakeConnection
 from resources.snowflake_jobs import PipesSnowflakeJobClient
 
+# Dagster's pool of the steps that submit jobs.
+SLOTS = "snowflake_compute_pool"
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # What the container must have besides Snowflake's Container Runtime, which brings ray, torch, transformers, xgboost and
@@ -35,6 +38,12 @@ def requirements(sentiment_model: str) -> tuple[str, ...]:
     """
     names = (*REQUIREMENTS, *REQUIREMENTS_OF_MODEL.get(sentiment_model, ()))
     return tuple(f"{name}=={version(name)}" for name in names)
+
+
+def set_slots(instance: dg.DagsterInstance) -> None:
+    """Let as many steps submit jobs at once as the compute pool has nodes for them."""
+    slots = max(1, settings().compute_pool_max_nodes // settings().target_instances)
+    instance.event_log_storage.set_concurrency_slots(SLOTS, slots)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,6 @@ import dagster as dg
 
 from assets import catalogue, conversion, reviews
 
-# For runs that nobody waits for: one that fails is repeated from the step that failed. A run key is never asked for
-# twice, so a day whose run failed would otherwise wait for another file or another schedule.
-TRIED_AGAIN = {"dagster/max_retries": "2"}
-
 daily_reviews = dg.define_asset_job(
     "daily_reviews",
     selection=dg.AssetSelection.assets(reviews.raw_reviews, reviews.review_sentiment, reviews.review_quality),

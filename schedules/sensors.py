@@ -1,6 +1,7 @@
-"""The sensors: new files on the stage start a run; automation keeps what is downstream in step.
+"""The sensors: new files on the stage start a run; automation keeps what is downstream in step; a sweep cancels jobs
+that nobody watches.
 
-They are loaded stopped; ``CUSTOMER_INSIGHTS_SCHEDULES_ON=true`` loads them running.
+Those that start runs are loaded stopped; ``CUSTOMER_INSIGHTS_SCHEDULES_ON=true`` loads them running.
 """
 
 import json
@@ -37,9 +38,7 @@ def new_review_files(
     if not changed:
         return dg.SkipReason(f"nothing new on @{settings().review_stage}: {len(files)} files, all seen")
     return dg.SensorResult(
-        run_requests=[
-            dg.RunRequest(run_key=f"{day}-{found[day]}", partition_key=day, tags=jobs.TRIED_AGAIN) for day in changed
-        ],
+        run_requests=[dg.RunRequest(run_key=f"{day}-{found[day]}", partition_key=day) for day in changed],
         cursor=json.dumps(found, sort_keys=True),
     )
 
@@ -51,4 +50,29 @@ automation = dg.AutomationConditionSensorDefinition(
     description="Materializes what is downstream when what it depends on has changed.",
 )
 
-SENSORS = [new_review_files, automation]
+
+@dg.sensor(
+    minimum_interval_seconds=300,
+    # It starts nothing, and what it cancels costs money: it runs from the start.
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description=(
+        "Every five minutes, cancels jobs on the compute pool whose runs are over, and removes the files that killed "
+        "runs left on the stages. A run that failed keeps its job for 15 minutes, for its retry to reattach."
+    ),
+)
+def orphaned_jobs(context: dg.SensorEvaluationContext, snowflake: SnowflakeConnection) -> dg.SkipReason:
+    """Says what it did; it never asks for a run."""
+    from resources.job_sweep import sweep
+
+    schema = settings().qualified_schema
+    with snowflake.session() as session:
+        swept = sweep(
+            session,
+            context.instance,
+            payload_stage=f"@{schema}.{settings().payload_stage}",
+            work_stage=f"@{schema}.{settings().work_stage}",
+        )
+    return dg.SkipReason(str(swept))
+
+
+SENSORS = [new_review_files, automation, orphaned_jobs]

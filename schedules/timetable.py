@@ -24,7 +24,7 @@ STATUS = dg.DefaultScheduleStatus.RUNNING if settings().schedules_on else dg.Def
 def daily_reviews_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     """One run for yesterday: its day is over, also in UTC, so its partition is whole."""
     day = (context.scheduled_execution_time.astimezone(UTC).date() - timedelta(days=1)).isoformat()
-    return dg.RunRequest(run_key=day, partition_key=max(day, catalogue.FIRST_DAY), tags=jobs.TRIED_AGAIN)
+    return dg.RunRequest(run_key=day, partition_key=max(day, catalogue.FIRST_DAY))
 
 
 @dg.schedule(
@@ -36,7 +36,7 @@ def daily_reviews_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunReque
 )
 def daily_predictions_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     """One run a day."""
-    return dg.RunRequest(run_key=context.scheduled_execution_time.date().isoformat(), tags=jobs.TRIED_AGAIN)
+    return dg.RunRequest(run_key=context.scheduled_execution_time.date().isoformat())
 
 
 @dg.schedule(
@@ -48,7 +48,7 @@ def daily_predictions_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunR
 )
 def weekly_retraining_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     """One run a week."""
-    return dg.RunRequest(run_key=context.scheduled_execution_time.date().isoformat(), tags=jobs.TRIED_AGAIN)
+    return dg.RunRequest(run_key=context.scheduled_execution_time.date().isoformat())
 
 
 SCHEDULES = [daily_reviews_schedule, daily_predictions_schedule, weekly_retraining_schedule]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -88,11 +90,15 @@ def test_checks_that_guard_what_is_downstream_are_blocking():
     assert not checks["raw_reviews", "rejected_share"]
 
 
-def test_every_schedule_and_sensor_loads_stopped_unless_it_is_switched_on():
+def test_every_schedule_and_sensor_that_starts_runs_loads_stopped_unless_it_is_switched_on():
     for schedule in definitions.defs.schedules or []:
         assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
-    for sensor in definitions.defs.sensors or []:
-        assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+    running = [
+        sensor.name
+        for sensor in definitions.defs.sensors or []
+        if sensor.default_status == dg.DefaultSensorStatus.RUNNING
+    ]
+    assert running == ["orphaned_jobs"]
 
 
 def test_one_switch_loads_every_schedule_and_sensor_running():
@@ -168,3 +174,23 @@ def test_predictions_wait_for_a_champion_and_features_for_nothing_but_news():
         instance.report_runless_asset_event(dg.AssetMaterialization("champion"))
         last = dg.evaluate_automation_conditions(definitions.defs, instance, cursor=after.cursor)
         assert last.get_num_requested(dg.AssetKey("purchase_propensity")) == 1
+
+
+def test_two_materializations_of_one_asset_never_run_at_once_and_days_do(tmp_path: Path):
+    shutil.copy(Path(definitions.__file__).parent / ".dagster" / "dagster.yaml", tmp_path)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        config = instance.get_concurrency_config()
+    assert config.run_queue_config
+    assert config.run_queue_config.tag_concurrency_limits == [
+        {"key": "dagster/partition", "value": {"applyLimitPerUniqueValue": True}, "limit": 1}
+    ]
+    assert config.pool_config.default_pool_limit == 1
+    assets = [asset for asset in definitions.defs.assets or [] if isinstance(asset, dg.AssetsDefinition)]
+    pools: dict[str, str] = {}
+    for asset in assets:
+        if asset.is_materializable and asset.partitions_def is None:
+            (pool,) = asset.op.pools
+            assert pool not in pools
+            pools[pool] = asset.key.to_user_string()
+    assert pools == {name: name for name in pools}
+    assert len(pools) == 7

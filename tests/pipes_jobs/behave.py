@@ -1,5 +1,7 @@
 """A job that behaves as its first argument says: what tests of the Pipes client submit."""
 
+import os
+import signal
 import sys
 import time
 
@@ -33,6 +35,25 @@ def sleep(session, pipes):
     time.sleep(600)
 
 
+def two_halves(session, pipes):
+    print("first half of the log", flush=True)
+    pipes.log.info("first half of the messages")
+    time.sleep(float(sys.argv[2]))
+    print("second half of the log", flush=True)
+    pipes.log.info("second half of the messages")
+    pipes.report_asset_materialization(metadata={"halves": 2})
+
+
+def interrupted(session, pipes):
+    raise ConnectionResetError("the warehouse went away")
+
+
+def killed(session, pipes):
+    pipes.log.info("about to be killed")
+    time.sleep(1.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 behaviour = sys.argv[1]
 if behaviour == "silent":
     print("this job does not know Dagster")
@@ -43,5 +64,5 @@ elif behaviour == "swallow":
     except LookupError as error:
         print("went wrong, never mind:", error)
 else:
-    with open_job_pipes() as (pipes, session):
+    with open_job_pipes(may_be_retried=lambda error: isinstance(error, ConnectionError)) as (pipes, session):
         globals()[behaviour](session, pipes)

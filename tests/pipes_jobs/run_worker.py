@@ -1,6 +1,7 @@
 """A process that runs one asset, as Dagster's run worker does: what the tests of cancelling interrupt.
 
-Arguments: the folder of the payload, the pool, the behaviour of the job. DAGSTER_HOME and SNOWFLAKE_HOME are set.
+Arguments: the folder of the payload, the pool, the stage, the behaviour of the job and its arguments. DAGSTER_HOME and
+SNOWFLAKE_HOME are set.
 """
 
 import sys
@@ -11,18 +12,18 @@ import dagster as dg
 from resources.job_payload import Payload
 from resources.snowflake_jobs import PipesSnowflakeJobClient
 
-payload, pool, behaviour = sys.argv[1:]
+payload, pool, stage, *args = sys.argv[1:]
 client = PipesSnowflakeJobClient(
     connection_name="embedded",
     compute_pool=pool,
     payload=Payload(Path(payload)),
-    payload_stage="HOL_DB.HOL_SCHEMA.PIPES_TESTS",
+    payload_stage=stage,
 )
 
 
 @dg.asset
 def interrupted(context: dg.AssetExecutionContext):
-    return client.run(context=context, entrypoint="behave.py", args=[behaviour]).get_materialize_result()
+    return client.run(context=context, entrypoint="behave.py", args=args).get_materialize_result()
 
 
 dg.materialize([interrupted], instance=dg.DagsterInstance.get(), raise_on_error=False)
