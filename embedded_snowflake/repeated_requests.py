@@ -50,11 +50,11 @@ class Answers:
         future.set_result(document)
 
     def _shrink(self) -> None:
-        if len(self._known) <= REMEMBERED and self._bytes <= REMEMBERED_BYTES:
-            return
-        for oldest in [key for key, (future, _) in self._known.items() if future.done()]:
-            if len(self._known) <= REMEMBERED and self._bytes <= REMEMBERED_BYTES:
-                break
+        while len(self._known) > REMEMBERED or self._bytes > REMEMBERED_BYTES:
+            # The first or nearly so: few are awaited.
+            oldest = next((key for key, (future, _) in self._known.items() if future.done()), None)
+            if oldest is None:
+                return
             self._bytes -= self._known.pop(oldest)[1]
 
 

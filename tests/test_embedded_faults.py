@@ -19,6 +19,7 @@ import snowflake.connector
 from conftest import ROOT, start_embedded, stop_embedded
 
 from embedded_snowflake.faults import FaultError, Faults
+from embedded_snowflake.repeated_requests import REMEMBERED, REMEMBERED_BYTES, Answers
 
 NOWHERE = "FAULTS_NOWHERE"
 POOL = "FAULTS_POOL"
@@ -90,7 +91,7 @@ def test_a_repeated_request_waits_for_the_first_that_still_runs(embedded, cursor
     # It changes nothing, and counts how often the statement is sent.
     faults.add({"kind": "delay", "match": "^update", "seconds": 0.001, "times": 0})
     with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(other.execute, "UPDATE T SET N = N + 10")
+        waiting = threads.submit(other.execute, "UPDATE T SET N = N + 10", timeout=30)
         wait_until(lambda: struck(faults) == [1])
         time.sleep(0.3)
         assert not waiting.done(), "the row is not locked"
@@ -110,6 +111,27 @@ def test_an_asynchronous_insert_without_an_answer_inserts_once(cursor, faults):
     assert cursor.fetchone() == (1,)
     assert struck(faults) == [1]
     assert numbers(cursor) == [1]
+
+
+def test_a_question_with_many_rows_and_no_answer_is_asked_again(cursor, faults):
+    faults.add({"kind": "drop_after", "match": "generator"})
+    cursor.execute("SELECT SEQ4() FROM TABLE(GENERATOR(ROWCOUNT => 100000))")
+    assert struck(faults) == [1]
+    assert len(cursor.fetchall()) == 100_000
+
+
+def test_answers_are_forgotten_oldest_first_and_never_while_somebody_waits():
+    answers = Answers()
+    running, _ = answers.begin("running")
+    for number in range(REMEMBERED + 100):
+        answers.begin(number)
+        answers.end(number, {"data": {"number": number}}, keep=True)
+    assert answers.begin("running") == (running, False)
+    assert [answers.begin(number)[1] for number in (0, 99, REMEMBERED + 99)] == [True, True, False]
+    for number in range(3):
+        answers.begin(f"large {number}")
+        answers.end(f"large {number}", {"data": {"rowsetBase64": "x" * (REMEMBERED_BYTES // 2)}}, keep=True)
+    assert [answers.begin(f"large {number}")[1] for number in range(3)] == [True, True, False]
 
 
 def test_a_job_whose_submission_has_no_answer_is_submitted_once(embedded, faults, tmp_path):
