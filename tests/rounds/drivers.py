@@ -20,11 +20,14 @@ from typing import Any
 
 import psutil
 
+from rounds.ray_host import SOCKET
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PYTHON_PATH = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
 OBJECT_STORE_BYTES = 100 << 20
 NODE_BYTES = 2 << 30
 START_TIMEOUT_SECONDS = 120.0
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # Ray's own processes and the idle workers; the others run a task or hold an actor.
 _NO_WORK = ("ray::IDLE", "ray::_", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
@@ -72,9 +75,10 @@ class Cluster(_Host):
             "object_store_memory": OBJECT_STORE_BYTES,
             "timeout_seconds": START_TIMEOUT_SECONDS,
         }
-        environment = {**os.environ, **variables, "RAY_TMPDIR": str(directory), "PYTHONPATH": PYTHON_PATH}
-        host = ROOT / "embedded_snowflake" / "ray_host.py"
-        super().__init__(["-P", str(host), "FD", json.dumps(shape)], environment, directory / "host.log")
+        # Threads would not outlive a fork. A worker has one CPU anyway.
+        own = {"RAY_TMPDIR": str(directory), "PYTHONPATH": PYTHON_PATH, SOCKET: str(directory / "forks"), **ONE_THREAD}
+        environment = {**os.environ, **variables, **own}
+        super().__init__(["-m", "rounds.ray_host", "FD", json.dumps(shape)], environment, directory / "host.log")
         self.address = str(self.receive(START_TIMEOUT_SECONDS)["address"])
 
     def working(self) -> list[psutil.Process]:
@@ -130,10 +134,9 @@ class Zygote(_Host):
     """Forks drivers."""
 
     def __init__(self, folder: Path) -> None:
-        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         # Read when ray is imported: without it Ray looks for a loopback head at the machine's outward address.
         loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-        environment = {**os.environ, **single, **loopback, "PYTHONPATH": PYTHON_PATH, "MPLBACKEND": "Agg"}
+        environment = {**os.environ, **ONE_THREAD, **loopback, "PYTHONPATH": PYTHON_PATH, "MPLBACKEND": "Agg"}
         super().__init__(["-m", "rounds.zygote", "FD"], environment, folder / "zygote.log")
         self._running: dict[int, Driver] = {}
         self.receive(START_TIMEOUT_SECONDS)
