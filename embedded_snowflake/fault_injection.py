@@ -68,17 +68,13 @@ class FaultInjection:
     async def _with_faults(self, app: ASGIApp, armed: list[Armed], scope: Scope, receive: Receive, send: Send) -> None:
         target = await self._target(Request(scope, receive))
         concerned = [each for each in armed if each.is_of(target)]
-        after: list[Armed] = []
-        full: list[Armed] = []
+        full = [each for each in concerned if each.fault.kind == "disk_full"]
+        late = [each for each in concerned if each.fault.kind == "drop_after" or each.fault.when == "after"]
         for each in concerned:
             kind = each.fault.kind
-            if kind == "disk_full":
-                full.append(each)
-            elif not each.strikes():
+            if each in full or each in late or not each.strikes():
                 continue
-            elif kind == "drop_after" or (kind == "delay" and each.fault.when == "after"):
-                after.append(each)
-            elif kind == "delay":
+            if kind == "delay":
                 await _delay(each)
             elif kind == "unavailable":
                 await PlainTextResponse("a fault was injected: unavailable", 503)(scope, receive, send)
@@ -96,6 +92,8 @@ class FaultInjection:
                 await run_in_threadpool(self._lose_node, target.job, each.fault.node == "head")
         if full:
             disk_space.strikes.set(lambda: any(each.strikes() for each in full))
+        # Not counted before it is sure that the request runs.
+        after = [each for each in late if each.strikes()]
         await self._answer(app, after, scope, receive, send)
 
     async def _answer(self, app: ASGIApp, after: list[Armed], scope: Scope, receive: Receive, send: Send) -> None:

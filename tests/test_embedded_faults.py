@@ -83,6 +83,22 @@ def test_an_insert_without_an_answer_is_sent_again_and_inserts_once(cursor, faul
     assert numbers(cursor) == [1, 2]
 
 
+def test_a_fault_counts_only_where_it_has_struck(cursor, faults):
+    faults.add(
+        {"kind": "drop_after", "match": "^insert", "times": 0},
+        {"kind": "unavailable", "match": "^insert"},
+        {"kind": "drop_before", "match": "^insert"},
+    )
+    with ThreadPoolExecutor(1) as threads:
+        inserting = threads.submit(cursor.execute, "INSERT INTO T VALUES (1)")
+        # Refused, cut off before, then cut off after until that is removed.
+        counts = wait_until(lambda: (seen := struck(faults))[0] and seen)
+        faults.clear()
+        inserting.result(30)
+    assert counts == [1, 1, 1]
+    assert numbers(cursor) == [1]
+
+
 def test_a_repeated_request_waits_for_the_first_that_still_runs(embedded, cursor, faults):
     cursor.execute("INSERT INTO T VALUES (0)")
     cursor.execute("BEGIN")
