@@ -247,7 +247,7 @@ def worker(
     home.mkdir()
     (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     process = subprocess.Popen(
-        [sys.executable, ROOT / "tests/pipes_jobs/run_worker.py", payload_root, pool, STAGE, "sleep"],
+        [sys.executable, ROOT / "tests/pipes_jobs/run_worker.py", payload_root, pool, STAGE, "-", "sleep"],
         env={**os.environ, "DAGSTER_HOME": str(home), "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,7 +1,7 @@
 """A process that runs one asset, as Dagster's run worker does: what the tests of cancelling interrupt.
 
-Arguments: the folder of the payload, the pool, the stage, the behaviour of the job and its arguments. DAGSTER_HOME and
-SNOWFLAKE_HOME are set.
+Arguments: the folder of the payload, the pool, the stage, a day or ``-``, the behaviour of the job and its arguments.
+DAGSTER_HOME and SNOWFLAKE_HOME are set.
 """
 
 import sys
@@ -10,9 +10,10 @@ from pathlib import Path
 import dagster as dg
 
 from resources.job_payload import Payload
+from resources.retries import retried
 from resources.snowflake_jobs import PipesSnowflakeJobClient
 
-payload, pool, stage, *args = sys.argv[1:]
+payload, pool, stage, partition, *args = sys.argv[1:]
 client = PipesSnowflakeJobClient(
     connection_name="embedded",
     compute_pool=pool,
@@ -21,9 +22,18 @@ client = PipesSnowflakeJobClient(
 )
 
 
-@dg.asset
+days = dg.DailyPartitionsDefinition(start_date="2026-03-01")
+
+
+@dg.asset(partitions_def=None if partition == "-" else days)
+@retried
 def interrupted(context: dg.AssetExecutionContext):
     return client.run(context=context, entrypoint="behave.py", args=args).get_materialize_result()
 
 
-dg.materialize([interrupted], instance=dg.DagsterInstance.get(), raise_on_error=False)
+dg.materialize(
+    [interrupted],
+    instance=dg.DagsterInstance.get(),
+    raise_on_error=False,
+    partition_key=None if partition == "-" else partition,
+)
