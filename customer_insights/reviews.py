@@ -43,6 +43,7 @@ import hashlib
 import io
 import json
 import re
+import sys
 import tempfile
 import zlib
 from collections import deque
@@ -140,10 +141,14 @@ class _UnreadableError(Exception):
 
 @dataclass
 class _File:
-    """How far the reading of one file has come. ``line`` is the last line (or row) that was read."""
+    """How far the reading of one file has come. ``line`` is the last line (or row) that was read.
+
+    ``most_lines``: of a packed file; a line that packs to less than a byte holds no review.
+    """
 
     limits: Limits
     line: int = 0
+    most_lines: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +182,9 @@ def _records(file_name: str, stream: IO[bytes], file: _File) -> Iterator[Review 
         found, ending = ("gzip data", "without") if not packed else ("no gzip data", "with")
         raise _UnreadableError(f"{found} in a file {ending} .gz at the end of its name")
     if packed:
-        stream = _unpacked(stream, file.limits.unpacked(_size(stream)))
+        size = _size(stream)
+        file.most_lines = max(size, file.limits.rejects)
+        stream = _unpacked(stream, file.limits.unpacked(size))
         start = _start(stream)
         if start.startswith(GZIP_MAGIC):
             raise _UnreadableError("gzip inside gzip: expected a file that is packed once")
@@ -248,7 +255,10 @@ def _unpacked(stream: IO[bytes], limit: int) -> IO[bytes]:
 def _lines(stream: IO[bytes], file: _File, longest: int) -> Iterator[_Line]:
     """The lines of a text file; of one with more than ``longest`` bytes only the beginning is kept."""
     offset = 0
+    most = file.most_lines or sys.maxsize
     while raw := stream.readline(longest):
+        if file.line >= most:
+            raise _UnreadableError(f"more than {most} lines once it is unpacked: expected at most one line a byte")
         size = len(raw)
         whole = raw.endswith(b"\n") or size < longest
         characters = len(raw.translate(None, _UTF8_CONTINUATIONS))
@@ -780,9 +790,12 @@ def _parquet_values(column: Any, characters: int) -> list[Any]:
 
 
 def _decoded(column: Any, characters: int) -> list[Any]:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     longest = UTF8_BYTES_PER_CHARACTER * characters
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.large_string())
     if (pc.max(pc.binary_length(column)).as_py() or 0) <= longest:
         try:
             return column.to_pylist()
