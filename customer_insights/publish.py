@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-# Snowflake: 625, a lock was waited for too long or by too many; 684, a deadlock's victim. DuckDB says "Conflict".
-_CONFLICT = re.compile(r"\b000?(625|684)\b|conflict|deadlock|lock timeout", re.IGNORECASE)
+# Snowflake: 625, a lock was waited for too long or by too many; 684, a deadlock's victim; a transaction that was idle
+# for five minutes while others waited for its lock is aborted. DuckDB says "Conflict".
+_CONFLICT = re.compile(r"\b000?(625|684)\b|conflict|deadlock|lock timeout|transaction was aborted", re.IGNORECASE)
 CONFLICT_ATTEMPTS = 30
 LONGEST_PAUSE_SECONDS = 10
 # Files of this size make enough of them for a cluster to share, and each fits a worker.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from customer_insights import publish, stage_files
 from customer_insights.errors import RetryableError
 from customer_insights.tables import Table
+from customer_insights.transient import causes, error_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,6 +94,24 @@ def score_pending(
         stage_files.remove(session, attempt)
 
 
+def _read_pending(session: Session, file: str) -> pd.DataFrame:
+    """One file of pending rows.
+
+    Raises:
+        RetryableError: another attempt of this run has removed it.
+    """
+    from snowflake.connector.errorcode import ER_FILE_NOT_EXISTS
+
+    try:
+        return stage_files.read_parquet(session, file)
+    except Exception as error:
+        if ER_FILE_NOT_EXISTS in map(error_number, causes(error)):
+            raise RetryableError(
+                f"{file} was unloaded and is not there any more: another attempt of this run removed it; run it again"
+            ) from error
+        raise
+
+
 def _scorer_actor() -> Any:
     import ray
 
@@ -109,7 +128,7 @@ def _scorer_actor() -> Any:
             from customer_insights.job_session import job_session
 
             session = job_session()
-            pending = stage_files.read_parquet(session, file)
+            pending = _read_pending(session, file)
             scored = pending[["UUID", "TEXT_HASH", "LANGUAGE", "ARRIVAL_DATE"]].join(self._score(pending))
             scored["SCORED_AT"] = datetime.now(UTC).replace(tzinfo=None)
             scored["RUN_ID"] = self._run_id

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import tempfile
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -55,6 +57,7 @@ def main(
         for number in range(seed, seed + rounds):
             result = play(arena, number, tuple(job or ()), tuple(fault or ()))
             results.append(result)
+            (at / "results.json").write_text(json.dumps([asdict(each) for each in results], default=str))
             how = "well" if result.well else "FAILED"
             console.print(
                 f"{len(results):4d} seed {number} {result.job}, {result.fault} ({result.injected} times): {how}, "

@@ -50,6 +50,11 @@ MOST_DISTURBED = 3
 MOST_LEFT_ALONE = 3
 LOOK_SECONDS = 0.02
 _JOB_WEIGHTS = {INGEST.entrypoint: 40, SENTIMENT.entrypoint: 25, QUALITY.entrypoint: 15, TRAINING.entrypoint: 20}
+# What a publication does, and what training changes in the registry; about so many of them in one attempt.
+_WRITES = r"\A\s*(BEGIN|UPDATE|INSERT|MERGE|COMMIT|CREATE MODEL|ALTER MODEL)\b"
+_WRITES_OF = {False: 8, True: 6}
+# Longer than the server lets an idle transaction keep others waiting.
+MOST_HELD_SECONDS = 8.0
 _CONNECTION_FAULTS = ("drop_before", "drop_after", "unavailable", "expire_session", "session_lost")
 
 
@@ -282,10 +287,10 @@ class Scene:
                 self.usual.seconds = 0.7 * self.usual.seconds + 0.3 * took
             self.ended_well[driver.run_id] = driver.succeeded
             error = driver.outcome.get("error", "")
-            how = "well" if driver.succeeded else "killed" if driver.killed else f"with {error[:300]}"
+            how = "well" if driver.succeeded else "killed" if driver.killed else f"with {error[-300:]}"
             self.tell(f"{driver.run_id} ended {how} after {time.monotonic() - driver.began:.1f} s")
             if driver.ended and not driver.killed and not driver.succeeded and not driver.outcome.get("retryable"):
-                self.result.found.notes.append(f"{driver.run_id} failed for good: {error[:600]} ({driver.folder})")
+                self.result.found.notes.append(f"{driver.run_id} failed for good: {error[-600:]} ({driver.folder})")
             # On an account the sessions of a job that was killed stay for a while; here the job service ends them.
             if self.chance.random() < 0.5:
                 self.arena.end_sessions(driver)
@@ -361,9 +366,17 @@ def _kill_a_worker(scene: Scene, run_id: str) -> None:
 
 
 def _twice_at_once(scene: Scene, run_id: str, other: str) -> None:
+    """Two drivers; in half of the rounds one is held between two statements that write, until the other is there."""
+    scene.arena.cluster(1)
     first = scene.start(run_id)
-    moment = time.monotonic() + scene.chance.choice((0.0, scene.chance.uniform(0, scene.usual.seconds)))
-    scene.arena.wait(first, until=lambda: time.monotonic() > moment)
+    if scene.chance.random() < 0.5:
+        k, seconds = scene.chance.randrange(_WRITES_OF[scene.job.trains]), scene.chance.uniform(1, MOST_HELD_SECONDS)
+        held = {"kind": "delay", "match": _WRITES, "skip": k, "times": 1, "seconds": seconds}
+        scene.arena.faults.add({**held, "when": scene.chance.choice(("before", "after"))})
+        scene.tell(f"statement {k} of those that write is held for {seconds:.1f} s")
+    else:
+        moment = time.monotonic() + scene.chance.choice((0.0, scene.chance.uniform(0, scene.usual.seconds)))
+        scene.arena.wait(first, until=lambda: time.monotonic() > moment)
     second = scene.start(other, cluster=1)
     scene.injected(f"{run_id} and {other} at the same time")
     if scene.chance.random() < 0.4:
@@ -374,6 +387,7 @@ def _twice_at_once(scene: Scene, run_id: str, other: str) -> None:
             scene.tell(f"killed one of them, {victim.run_id}")
             victim.kill()
     scene.arena.wait(first, second)
+    scene.arena.faults.clear()
     scene.finish(first, second)
 
 
