@@ -30,6 +30,12 @@ ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_SECONDS = 120
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long the randomized tests go on, and from which seed."""
+    parser.addoption("--fault-rounds", type=int, default=5, help="runs of a job under random faults")
+    parser.addoption("--fault-seed", type=int, default=1, help="seed of their faults")
+
+
 @dataclass(frozen=True)
 class Embedded:
     """A running embedded server: its Snowflake home, and Snowflake's own clients connected to it."""
