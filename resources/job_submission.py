@@ -44,7 +44,9 @@ class JobIdentity:
         key = (context.run_id, step, context.retry_number)
         _CALLS[key] += 1
         partition = None
-        if context.has_partition_key or context.has_partition_key_range:
+        # A run for one day may also make assets that have no partitions.
+        whole = context.has_assets_def and context.assets_def.partitions_def is None
+        if not whole and (context.has_partition_key or context.has_partition_key_range):
             window = context.partition_key_range
             partition = window.start if window.start == window.end else f"{window.start}{RANGE}{window.end}"
         return cls(*key, _CALLS[key], partition)
