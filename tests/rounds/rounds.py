@@ -44,7 +44,7 @@ from rounds.place import Place, Window
 CONNECTION = "embedded"
 SERVER_START_SECONDS = 120
 # An attempt that takes longer hangs.
-ATTEMPT_SECONDS = 150.0
+ATTEMPT_SECONDS = 300.0
 # Attempts that are disturbed, at most, and those that are left alone after them.
 MOST_DISTURBED = 3
 MOST_LEFT_ALONE = 3
@@ -185,8 +185,11 @@ class Arena:
         os.killpg(self._server.pid, signal.SIGKILL)
         self._server.wait()
         self.start_server()
-        # Its session is gone with the server. Closing it would wait for an answer.
-        self._session = None
+        # Of a session that the new server does not know. Left open it would try to close itself when Python exits, when
+        # no server is there to say so, for minutes.
+        if self._session is not None:
+            self._session.connection.close()
+            self._session = None
 
     def close(self) -> None:
         """End every process."""
