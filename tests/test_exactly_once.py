@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-# With these seeds every job is disturbed, and in six ways: kills of the driver at a time and at a statement, a kill of
-# a Ray worker, a lost connection, the same run twice at once and two runs at once.
-SEED, ROUNDS = 690, 6
+# With these seeds every job is disturbed, each in its own way: the same run twice at once (sentiment), a killed worker
+# (quality), a driver killed at a statement (training), two runs at once (ingest).
+SEED, ROUNDS = 5948, 4
 TIMEOUT_SECONDS = 500
 
 
@@ -71,5 +71,5 @@ def test_jobs_that_were_killed_leave_no_file_lock_transaction_or_temporary_table
 
 def test_the_rounds_disturb_every_job(played: Played):
     assert len({result["job"] for result in played.results}) == 4
-    # A kill at a random time may come when the job has just ended; the others find their moment.
-    assert sum(result["injected"] > 0 for result in played.results) >= ROUNDS - 2, played.output
+    # A worker may have done its work before it is killed; the others find their moment.
+    assert sum(result["injected"] > 0 for result in played.results) >= ROUNDS - 1, played.output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import importlib
 import json
+import logging
 import os
 import sys
 import traceback
@@ -103,7 +104,7 @@ def _run(entrypoint: str) -> None:
 
     publish.UNLOAD_FILE_BYTES = UNLOAD_FILE_BYTES
     job_session()
-    ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False, logging_level="ERROR")
+    ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False, logging_level=logging.ERROR)
     importlib.import_module(f"customer_insights.jobs.{entrypoint}").main()
 
 
