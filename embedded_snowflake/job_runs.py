@@ -43,6 +43,7 @@ MOUNT = "/mnt/job_stage"
 LAUNCHER = "system/mljob_launcher.py"
 RESULT_FILE = "mljob_result"
 HOME = "home"
+TOKEN_FILE = "session_token"  # noqa: S105 - its name
 # A job that is told to end may tidy up this long before it is killed.
 GRACE_SECONDS = 2.0
 LOOK_SECONDS = 0.25
@@ -159,12 +160,18 @@ class JobRun:
         home, payload = directory / HOME, self.job.directory / "app"
         for needed in (home, payload):
             needed.mkdir(parents=True, exist_ok=True)
-        variables = job_variables(self.server, self.job, password, home)
+        variables = job_variables(self.server, self.job, home)
+        write_token(Path(variables["SNOWFLAKE_TOKEN_FILE"]), password)
         arguments = [mounted(str(argument), self.job.directory) for argument in self.job.spec["ARGS"][2:]]
         return subprocess.Popen(  # noqa: S603 - the job's own code is what a job is
             [sys.executable, str(self.job.directory / LAUNCHER), *arguments],
             cwd=payload,
-            env={**container_environment(), **variables, **ray_variables(self.cluster, variables)},
+            env={
+                **container_environment(),
+                **variables,
+                "SNOWFLAKE_PASSWORD": password,
+                **ray_variables(self.cluster, variables),
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -260,8 +267,17 @@ def mounted(value: str, directory: Path) -> str:
     return re.sub(rf"{re.escape(MOUNT)}(?=/|$|:)", lambda _: str(directory), value)
 
 
-def job_variables(server: EmbeddedSnowflake, job: Job, password: str, home: Path) -> dict[str, str]:
-    """The environment that is the job's own, in the launcher and in every Ray worker."""
+def write_token(file: Path, password: str) -> None:
+    """Write the job's password where clients look for a container's token. It goes with the job's home."""
+    with open(file, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as token:
+        token.write(password)
+
+
+def job_variables(server: EmbeddedSnowflake, job: Job, home: Path) -> dict[str, str]:
+    """The environment that is the job's own, in the launcher and in every Ray worker.
+
+    No secret: Ray hands it to each worker as an argument, and every user of the machine can read arguments.
+    """
     configuration = server.configuration
     cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
     spec = {name: mounted(str(value), job.directory) for name, value in (job.spec.get("ENV_VARS") or {}).items()}
@@ -287,7 +303,7 @@ def job_variables(server: EmbeddedSnowflake, job: Job, password: str, home: Path
         "SNOWFLAKE_SCHEMA": job.name.schema,
         "SNOWFLAKE_WAREHOUSE": str(job.options.get("QUERY_WAREHOUSE") or ""),
         "SNOWFLAKE_USER": configuration.user,
-        "SNOWFLAKE_PASSWORD": password,
+        "SNOWFLAKE_TOKEN_FILE": str(home / TOKEN_FILE),
         "SNOWFLAKE_SERVICE_NAME": job.name.name,
         "SNOWFLAKE_JOB_INDEX": "0",
         SERVER_MARK: str(server.data_dir),

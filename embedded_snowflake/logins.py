@@ -224,6 +224,10 @@ def algorithm_of(key: users.PublicKey) -> str:
 
 
 def _by_oauth(server: EmbeddedSnowflake, attempt: Attempt) -> Login:
+    if job := server.job_credentials.job_of(attempt.token):
+        # As a container's own token, which clients show as an OAuth token.
+        return Login(server.configuration.user.upper(), "OAUTH", job=job)
+
     def refuse(errno: int, message: str, reason: str) -> LoginRefusedError:
         return LoginRefusedError(errno, f"{message} [{server.login_failures.note(attempt, reason)}]")
 

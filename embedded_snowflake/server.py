@@ -228,7 +228,8 @@ class EmbeddedSnowflake:
         response = await run_in_threadpool(asyncio.run, fakesnow_server.login_request(_unpacked(request, body)))
         document = json.loads(bytes(response.body))
         token = document["data"]["token"]
-        if login.job is not None and not self.job_credentials.opened(str(data.get("PASSWORD")), token):
+        shown = str(data.get("PASSWORD") or data.get("TOKEN"))
+        if login.job is not None and not self.job_credentials.opened(shown, token):
             # The job has ended meanwhile, and with it what its password may open.
             await run_in_threadpool(sessions.end, self, fakesnow_server.sessions.pop(token))
             return JSONResponse(_failure(390100, "08001", "Incorrect username or password was specified."))
