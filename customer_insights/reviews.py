@@ -742,12 +742,11 @@ def _batches(stream: IO[bytes], parquet: Any, wanted: list[str]) -> Iterator[Any
 def _repeats_long_values(compact: Any, row_group: int, wanted: list[str]) -> bool:
     """Whether a dictionary of the row group, all of which comes with the first row, has a long value."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     long = PARQUET_BATCH_BYTES // PARQUET_BATCH_ROWS
     for first in compact.iter_batches(batch_size=1, row_groups=[row_group], columns=wanted):
         dictionaries = [column.dictionary for column in first.columns if isinstance(column, pa.DictionaryArray)]
-        return any((pc.max(pc.binary_length(values)).as_py() or 0) > long for values in dictionaries)
+        return any(_longest(values) > long for values in dictionaries)
     return False
 
 
@@ -789,14 +788,20 @@ def _parquet_values(column: Any, characters: int) -> list[Any]:
     return _decoded(column, characters)
 
 
+def _longest(values: Any) -> int:
+    """Bytes of the longest of an array's strings."""
+    import pyarrow.compute as pc
+
+    return pc.call_function("max", [pc.call_function("binary_length", [values])]).as_py() or 0
+
+
 def _decoded(column: Any, characters: int) -> list[Any]:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     longest = UTF8_BYTES_PER_CHARACTER * characters
     if pa.types.is_string_view(column.type):
         column = column.cast(pa.large_string())
-    if (pc.max(pc.binary_length(column)).as_py() or 0) <= longest:
+    if _longest(column) <= longest:
         try:
             return column.to_pylist()
         except UnicodeDecodeError:

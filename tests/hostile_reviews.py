@@ -13,11 +13,7 @@ import functools
 import gzip
 import io
 import json
-import os
 import re
-import resource
-import tempfile
-import time
 import tomllib
 import zipfile
 import zlib
@@ -129,8 +125,7 @@ def texts() -> Iterator[HostileFile]:
     yield text("huge-line.jsonl", jsonl("hj-1", "x" * 13_000_000) + jsonl("hj-2"), 1, 1, "expected at most 1000000")
     # Hundreds of thousands, not a million: the corpus runs with every change.
     yield text("many-short-lines.csv", "".join(f"short-{n},x\n" for n in range(20_000)), 20_000, 0)
-    # Reading stops where rejects outnumber the reviews; the last reject says so.
-    yield text("many-bad-lines.csv", "x\n" * 200_000, 0, 100_001, "no delimiter", "the rest was not read")
+    yield text("many-bad-lines.csv", "x\n" * 20_000, 0, 20_000, "no delimiter")
     yield text("many-blank-lines.txt", "\n" * 200_000, 0, 1, "only blank lines")
     yield text("lines-in-a-text.txt", '"lit-1","' + "\n" * 100_000 + 'end"\n', 1, 0)
 
@@ -225,6 +220,7 @@ def packed() -> Iterator[HostileFile]:
     yield raw("bomb.csv.gz", packed_repeatedly(1 << 30, b"0"), 0, 1, "that is the limit")
     yield raw("bomb.parquet.gz", packed_repeatedly(1 << 30, b"\0"), 0, 1, "that is the limit")
     yield raw("bomb-of-line-ends.txt.gz", packed_repeatedly(1 << 30, b"\n"), 0, 1, "at most one line a byte")
+    # Reading stops where rejects outnumber the reviews; the last reject says so.
     yield raw(
         "bomb-of-bad-lines.csv.gz",
         packed_repeatedly(1 << 30, b"x\n"),
@@ -363,19 +359,25 @@ def put(session: Any, settings: Settings, file: HostileFile, home: Path | None =
     written into the stage's directory, as by another client.
     """
     if home and set(file.name) & set("'\\"):
-        stage = home / "data" / "stages" / settings.database / settings.schema_name / settings.review_stage
-        (stage / file.name).write_bytes(file.content)
+        (_directory(settings, home) / file.name).write_bytes(file.content)
         return
     with io.BytesIO(file.content) as stream:
         session.file.put_stream(stream, f"@{settings.review_stage}/{file.name}", auto_compress=False, overwrite=True)
 
 
-def put_empty_files(session: Any, settings: Settings, count: int) -> None:
-    """So many files of zero bytes in the folder ``empty``, by one PUT."""
-    with tempfile.TemporaryDirectory(prefix="empty_files_") as directory:
-        for number in range(count):
-            os.close(os.open(f"{directory}/{number:06d}.txt", os.O_CREAT | os.O_WRONLY))
-        session.file.put(f"{directory}/*.txt", f"@{settings.review_stage}/empty", auto_compress=False, overwrite=True)
+def add_empty_files(settings: Settings, home: Path, count: int) -> None:
+    """So many files of zero bytes in the folder ``empty`` of the review stage.
+
+    Written into its directory: the client takes 4 ms a file, and ``zero-bytes.csv`` has been put by it.
+    """
+    directory = _directory(settings, home) / "empty"
+    directory.mkdir()
+    for number in range(count):
+        (directory / f"{number:06d}.txt").touch()
+
+
+def _directory(settings: Settings, home: Path) -> Path:
+    return home / "data" / "stages" / settings.database / settings.schema_name / settings.review_stage
 
 
 @dataclass(frozen=True)
@@ -462,19 +464,14 @@ def main() -> None:
         create_schema(session, settings)
         for file in corpus():
             put(session, settings, file, conftest.HOME)
-        started = time.monotonic()
-        put_empty_files(session, settings, empty)
-        seconds = time.monotonic() - started
+        add_empty_files(settings, conftest.HOME, empty)
         with ray_node(conftest.HOME):
             report = ingest.ingest(session, settings, START, END, "hostile")
         found = ended(session)
         print(table(found))
         rejected = sum(end.rejects for name, end in found.items() if name.startswith("empty/"))
-        print(f"\n{empty} empty files (put in {seconds:.0f} s): {rejected} rejects.", end=" ")
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
-        print(
-            f"{len(corpus())} hostile files; {report.files} files were read in {report.seconds:.0f} s, peak {peak} MB."
-        )
+        print(f"\n{empty} empty files: {rejected} rejects.", end=" ")
+        print(f"{len(corpus())} hostile files; {report.files} files were read in {report.seconds:.0f} s.")
     finally:
         conftest.stop_embedded(server)
 

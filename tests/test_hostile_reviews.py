@@ -20,7 +20,7 @@ from customer_insights.tables import INGESTED_FILES, RAW_REVIEWS, REJECTED_REVIE
 pytestmark = pytest.mark.slow
 
 # In CI; `python -m tests.hostile_reviews --empty-files 100000` has them all.
-EMPTY_FILES = 2000
+EMPTY_FILES = 10_000
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def run(embedded) -> Iterator[Run]:
     hostile_reviews.create_schema(session, settings)
     for file in corpus():
         hostile_reviews.put(session, settings, file, embedded.home)
-    hostile_reviews.put_empty_files(session, settings, EMPTY_FILES)
+    hostile_reviews.add_empty_files(settings, embedded.home, EMPTY_FILES)
     with hostile_reviews.ray_node(embedded.home):
         report = ingest.ingest(session, settings, START, END, "first")
         yield Run(session, settings, report, hostile_reviews.ended(session))
