@@ -6,7 +6,6 @@ Nothing about a single asset belongs here.
 
 from __future__ import annotations
 
-import html
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from customer_insights import query
+from customer_insights import display, query
 from customer_insights.settings import settings
 from customer_insights.tables import Table
 from resources.compute_pool import SLOTS
@@ -27,7 +26,6 @@ OWNERS = ["team:customer-insights"]
 # own name, with one slot, so that two people who click Materialize get one run after the other.
 COMPUTE_POOL = SLOTS
 SAMPLE_ROWS = 5
-SAMPLE_CELL_CHARACTERS = 120
 
 DAILY = dg.DailyPartitionsDefinition(start_date=settings().partition_start, end_offset=1)
 FIRST_DAY = DAILY.start.date().isoformat()
@@ -111,21 +109,7 @@ def sample(session: Session, table: Table, condition: str, binds: Sequence[objec
 
 def markdown_table(columns: Iterable[str], rows: Iterable[Sequence[object]]) -> dg.MarkdownMetadataValue:
     """A Markdown table whose cells are plain text."""
-    names = list(columns)
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
-    return dg.MetadataValue.md("\n".join(lines))
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    text = " ".join(str(value if value is not None else "").split())
-    cut = text if len(text) <= SAMPLE_CELL_CHARACTERS else text[: SAMPLE_CELL_CHARACTERS - 1] + "…"
-    escaped = html.escape(cut, quote=False)
-    for character in "\\`*_[]|~":
-        escaped = escaped.replace(character, f"\\{character}")
-    return escaped
+    return dg.MetadataValue.md(display.markdown_table(columns, rows))
 
 
 def counts_table(name: str, counts: Mapping[str, int]) -> dg.MarkdownMetadataValue:

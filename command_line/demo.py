@@ -126,7 +126,7 @@ def _run(console: Console, start: str, end: str) -> Progress:
     log = local.home() / "demo.log"
     with log.open("w") as output, dg.DagsterInstance.get() as instance:
         set_slots(instance)
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603 - our own module, by this interpreter
             [sys.executable, "-m", "command_line.run_job", json.dumps(tags)],
             cwd=local.ROOT,
             stdout=output,
@@ -209,7 +209,7 @@ def _job(name: str) -> str:
 
 
 def _show(console: Console, session: Session, progress: Progress, seconds: float) -> None:
-    from command_line.main import summary
+    from command_line.main import plain, summary
 
     rows = [
         [
@@ -225,7 +225,7 @@ def _show(console: Console, session: Session, progress: Progress, seconds: float
     console.print()
     console.print(summary("What was materialized", ["asset", "rows", "seconds", "job", "checks"], rows))
     for failure in progress.failures:
-        console.print(f"[yellow]{failure}[/]", highlight=False)
+        console.print(plain(failure), style="yellow", highlight=False)
     _show_model(console, progress)
     _show_predictions(console, session)
     raw = progress.metadata.get("raw_reviews", {})

@@ -25,6 +25,8 @@ def load_paths(console: Console, paths: list[Path]) -> None:
     Raises:
         PermanentError: a path does not exist, or nothing in it is a review file or a table of visits.
     """
+    from command_line.main import plain
+
     files = _files(paths)
     tables = [file for file in files if visits.is_visits_file(file)]
     from customer_insights import reviews
@@ -43,12 +45,12 @@ def load_paths(console: Console, paths: list[Path]) -> None:
         for file, frame in frames.items():
             published = visits.load_visits(session, frame)
             console.print(
-                f"{file.name}: {published.inserted} visits added, {published.updated} replaced in TABULAR_DATA"
+                plain(f"{file.name}: {published.inserted} visits added, {published.updated} replaced in TABULAR_DATA")
             )
     if texts:
         console.print(f"{uploaded} review files are on @{settings().review_stage}")
     for file in ignored:
-        console.print(f"[yellow]left out[/] {file}: neither reviews nor visits")
+        console.print("[yellow]left out[/]", plain(f"{file}: neither reviews nor visits"))
     console.print(
         "next: `make ui`, open Lineage, select [bold]raw_reviews[/] and what is downstream of it, "
         "press [bold]Materialize[/] and choose today's partition"

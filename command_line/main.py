@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from command_line import local
+from customer_insights import display
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_show_locals=False, add_completion=True)
 console = Console()
@@ -43,7 +45,7 @@ def ui(port: Annotated[int, typer.Option(help="port of Dagster's page on 127.0.0
     console.print(f"Dagster opens at [bold]http://127.0.0.1:{port}[/]; Ctrl-C ends it")
     arguments = ["dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
     os.chdir(local.ROOT)
-    os.execv(str(Path(sys.executable).parent / "dagster"), arguments)  # noqa: S606
+    os.execv(str(Path(sys.executable).parent / "dagster"), arguments)  # noqa: S606 - Dagster, by its path
 
 
 @app.command()
@@ -107,8 +109,13 @@ def summary(title: str, columns: list[str], rows: Sequence[Sequence[object]]) ->
         # In a narrow terminal the columns of words become narrower, so that no number is cut.
         table.add_column(name, overflow="fold", no_wrap=name not in COLUMNS_OF_WORDS)
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
+        table.add_row(*("" if value is None else plain(value) for value in row))
     return table
+
+
+def plain(value: object) -> Text:
+    """A value for the terminal as it is, whoever wrote it: brackets are no markup, escape sequences do nothing."""
+    return Text(display.literal(str(value)))
 
 
 def main() -> None:
@@ -119,7 +126,7 @@ def main() -> None:
     try:
         app()
     except (CustomerInsightsError, RuntimeError) as error:
-        console.print(f"[red]{type(error).__name__}[/]: {error}", markup=True, highlight=False)
+        console.print(Text(type(error).__name__, "red") + plain(f": {error}"))
         sys.exit(1)
 
 

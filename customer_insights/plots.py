@@ -81,9 +81,11 @@ def bars(values: Mapping[str, float], title: str, label: str, alt: str) -> str:
     axes = figure.axes[0]
     names = list(values)[::-1]
     amounts = [values[name] for name in names]
-    axes.barh(names, amounts, color=[BLUE if amount >= 0 else ORANGE for amount in amounts])
+    axes.barh(range(len(names)), amounts, color=[BLUE if amount >= 0 else ORANGE for amount in amounts])
     axes.axvline(0, color=GREY, linewidth=1)
     axes.set_xlabel(label)
+    # A name is data: between dollar signs matplotlib would read formulas, and fail on what is none.
+    axes.set_yticks(range(len(names)), labels=names, parse_math=False)
     axes.tick_params(labelsize=8)
     return _markdown(figure, alt)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from customer_insights import ingest
+from customer_insights import display, ingest
 from customer_insights.jobs.reporting import job
 
 
@@ -29,8 +29,8 @@ def main() -> None:
 
 
 def _table(name: str, counts: Mapping[str, int]) -> str:
-    rows = "\n".join(f"| {key} | {count} |" for key, count in counts.items())
-    return f"| {name} | count |\n|---|---|\n{rows}" if rows else "none"
+    # A reason may quote the file.
+    return display.markdown_table((name, "count"), list(counts.items())) if counts else "none"
 
 
 if __name__ == "__main__":
