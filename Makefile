@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui embedded stop test lint format typecheck rounds bench models clean browser
+.PHONY: help setup demo ui embedded stop test lint format typecheck audit rounds bench models clean browser
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -60,6 +60,12 @@ format: setup ## let ruff rewrite
 
 typecheck: setup
 	@$(BIN)/basedpyright --level error
+
+AUDIT := .cache/audit
+audit: setup ## look for risky code, and for known vulnerabilities in what is installed
+	@$(BIN)/ruff check .
+	@$(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/audit.txt
+	@$(AUDIT)/bin/python .ci/audit.py
 
 ROUNDS ?= 200
 SEED ?= 1

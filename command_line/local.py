@@ -75,7 +75,7 @@ def start() -> float:
     home().mkdir(parents=True, exist_ok=True)
     log = home() / "embedded.log"
     with log.open("w") as output:
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603 - our own module, by this interpreter
             [sys.executable, "-m", "embedded_snowflake", "--data-dir", str(home() / "data"), *_port()],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,

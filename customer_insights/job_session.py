@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Where Snowpark Container Services keep the container's token; it is replaced every few minutes, so it is read at each
 # login.
-DEFAULT_TOKEN_FILE = "/snowflake/session/token"  # noqa: S105
+DEFAULT_TOKEN_FILE = "/snowflake/session/token"  # noqa: S105 - its name
 
 
 @cache

@@ -431,7 +431,7 @@ def _with_retries(run: Run) -> Result:
             conflict = error.errno == 625 and not run.in_transaction
             if not conflict or attempt == CONFLICT_ATTEMPTS - 1:
                 raise
-            time.sleep(random.uniform(0.005, 0.02) * min(attempt + 1, 20))  # noqa: S311
+            time.sleep(random.uniform(0.005, 0.02) * min(attempt + 1, 20))  # noqa: S311 - to part two that wait
     raise AssertionError("unreachable")
 
 

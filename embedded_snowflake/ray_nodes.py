@@ -237,7 +237,7 @@ def _prefix(data_dir: Path) -> str:
 
 def _short_temporary_directory() -> str:
     # A private directory is made in it.
-    return "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # noqa: S108
+    return "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # noqa: S108 - mkdtemp makes the directory in it
 
 
 def as_words(demand: dict[str, Any]) -> str:

@@ -46,4 +46,4 @@ def wait_seconds(retry: int) -> float:
     """Seconds before the retry after ``retry`` earlier ones: doubled each time, and spread, so that steps that failed
     together do not come back together."""
     longest = min(settings().retry_seconds * 2**retry, LONGEST_WAIT_SECONDS)
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - to part those that wait
