@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,8 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 from conftest import ROOT, Graph
+
+from resources.job_lookup import KnownJob, jobs_in
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -147,3 +152,118 @@ def wait_for_run(graph: Graph, asset: str, timeout: float = 240) -> dg.DagsterRu
                     return run
             time.sleep(1)
     raise AssertionError(f"no run of {asset} ended within {timeout} s")
+
+
+def test_a_run_whose_worker_is_killed_is_retried_and_reads_on_its_job(ui: str, page, materialized_graph):
+    graph: Graph = materialized_graph[0]
+    run_id = classify_all_again(ui, graph)
+    killed_job = wait_for_job(graph, run_id, "RUNNING")
+    with graph.instance as instance:
+        (worker,) = [
+            int(found.group(1))
+            for entry in instance.all_logs(run_id)
+            if (found := re.search(r"executor: parent process \(pid: (\d+)\)", entry.user_message))
+        ]
+    os.kill(worker, signal.SIGKILL)
+    retried = wait_for_retry(graph, run_id)
+    page.goto(f"{ui}/runs/{retried.run_id}")
+    # Only the rows in sight are in the page.
+    page.get_by_placeholder("Filter").last.fill("reattached")
+    page.get_by_text("reattached to job").first.wait_for()
+    with graph.instance as instance:
+        (event,) = instance.fetch_materializations(
+            dg.AssetRecordsFilter(dg.AssetKey("review_quality"), after_timestamp=0), limit=1
+        ).records
+        assert event.run_id == retried.run_id
+        metadata = event.asset_materialization.metadata
+    assert metadata["snowflake/job_id"].value == killed_job.id
+    assert metadata["snowflake/submitted_by_run"].value == run_id
+    assert [job.id for job in jobs_of(graph, "REVIEW_QUALITY_") if job.run_id in (run_id, retried.run_id)] == [
+        killed_job.id
+    ]
+    rows, keys, reviews = (
+        graph.value(f"SELECT {count} FROM {table}")
+        for count, table in (
+            ("COUNT(*)", "REVIEW_QUALITY"),
+            ("COUNT(DISTINCT UUID)", "REVIEW_QUALITY"),
+            ("COUNT(*)", "RAW_REVIEWS"),
+        )
+    )
+    assert rows == keys == reviews > 0
+
+
+def test_a_run_that_is_terminated_takes_its_job_and_its_processes_with_it(ui: str, page, materialized_graph):
+    graph: Graph = materialized_graph[0]
+    server = psutil.Process(graph.embedded.process.pid)
+    before = set(server.children(recursive=True))
+    run_id = classify_all_again(ui, graph)
+    wait_for_job(graph, run_id, "RUNNING")
+    page.goto(f"{ui}/runs/{run_id}")
+    page.get_by_role("button", name="Terminate").click()
+    page.get_by_role("dialog").get_by_role("button", name="Terminate").click()
+    clicked = time.monotonic()
+    started = set(server.children(recursive=True)) - before
+    assert started
+    job = wait_for_job(graph, run_id, "CANCELLED")
+    gone, alive = psutil.wait_procs(started, timeout=30)
+    assert not alive, f"{job.id}: {alive}"
+    print(f"{time.monotonic() - clicked:.1f} s from the click until {len(gone)} processes of the job were gone")
+    with graph.instance as instance:
+        deadline = time.monotonic() + 60
+        while not (run := instance.get_run_by_id(run_id)).is_finished and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert run.status == dg.DagsterRunStatus.CANCELED
+        # What was cancelled is not retried.
+        assert not instance.get_runs(filters=dg.RunsFilter(tags={"dagster/parent_run_id": run_id}))
+
+
+def classify_all_again(ui: str, graph: Graph) -> str:
+    """Launch a run of review_quality for which every review is to be classified; its id."""
+    graph.session().sql("DELETE FROM REVIEW_QUALITY").collect()
+    mutation = """mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
+        ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+    day = graph.value("SELECT MAX(ARRIVAL_DATE)::VARCHAR FROM RAW_REVIEWS")
+    selector = {
+        "repositoryLocationName": "customer_insights",
+        "repositoryName": "__repository__",
+        "pipelineName": "__ASSET_JOB",
+        "assetSelection": [{"path": ["review_quality"]}],
+    }
+    tags = [{"key": "dagster/partition", "value": day}]
+    params = {"mode": "default", "runConfigData": "{}", "selector": selector, "executionMetadata": {"tags": tags}}
+    request = urllib.request.Request(
+        f"{ui}/graphql",
+        json.dumps({"query": mutation, "variables": {"params": params}}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        launched = json.load(answer)
+    return launched["data"]["launchPipelineExecution"]["run"]["runId"]
+
+
+def jobs_of(graph: Graph, name_begins: str) -> list[KnownJob]:
+    return jobs_in(graph.session(), f"{graph.database}.HOL_SCHEMA", name_begins)
+
+
+def wait_for_job(graph: Graph, run_id: str, status: str, timeout: float = 120) -> KnownJob:
+    deadline = time.monotonic() + timeout
+    found: list[KnownJob] = []
+    while time.monotonic() < deadline:
+        found = [job for job in jobs_of(graph, "REVIEW_QUALITY_") if job.run_id == run_id]
+        if any(job.status == status for job in found):
+            return found[0]
+        time.sleep(0.2)
+    raise AssertionError(f"no job of run {run_id} was {status} within {timeout} s: {found}")
+
+
+def wait_for_retry(graph: Graph, run_id: str, timeout: float = 240) -> dg.DagsterRun:
+    """The run that Dagster started in place of a failed one, once it has succeeded."""
+    with graph.instance as instance:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            for run in instance.get_runs(filters=dg.RunsFilter(tags={"dagster/parent_run_id": run_id})):
+                if run.is_finished:
+                    assert run.status == dg.DagsterRunStatus.SUCCESS
+                    return run
+            time.sleep(0.5)
+    raise AssertionError(f"run {run_id} was not retried to success within {timeout} s")
