@@ -468,6 +468,9 @@ def main() -> None:
         with ray_node(conftest.HOME):
             report = ingest.ingest(session, settings, START, END, "hostile")
         found = ended(session)
+        print("# What hostile review files end as\n")
+        print("Made by `python -m tests.hostile_reviews --empty-files 100000 > docs/hostile-reviews.md`; the files are")
+        print("in `tests/hostile_reviews.py`. Line 0 is a whole file.\n")
         print(table(found))
         rejected = sum(end.rejects for name, end in found.items() if name.startswith("empty/"))
         print(f"\n{empty} empty files: {rejected} rejects.", end=" ")
