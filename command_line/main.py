@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,8 +34,6 @@ def demo(
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="port of Dagster's page on 127.0.0.1")] = 3000) -> None:
     """Open Dagster: every asset can be materialized by a click."""
-    import os
-
     import dagster as dg
 
     from resources.compute_pool import set_slots
@@ -120,6 +119,8 @@ def plain(value: object) -> Text:
 
 def main() -> None:
     """Entry point of ``customer-insights``."""
+    # Logs, Dagster's events with samples of reviews, files of the sample: nobody else on this machine is to read them.
+    os.umask(0o077)
     local.set_defaults()
     from customer_insights.errors import CustomerInsightsError
 

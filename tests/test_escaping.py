@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -173,6 +174,14 @@ def test_dagster_listens_on_the_loopback_address_only(own_ui: tuple[int, int]):
     found = listening(pid)
     assert port in {address.port for address in found}
     assert only_loopback(found)
+
+
+@pytest.mark.slow
+def test_nobody_else_on_the_machine_reads_what_dagster_writes(own_ui: tuple[int, int], hostile_graph: Graph):
+    # The runs were made by this test's own process; what schedules and sensors did is written by the command's.
+    written = list((hostile_graph.dagster_home / "schedules").rglob("*"))
+    assert written
+    assert not [file for file in written if stat.S_IMODE(file.stat().st_mode) & 0o077]
 
 
 @pytest.mark.slow

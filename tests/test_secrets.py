@@ -290,7 +290,8 @@ def test_no_secret_is_in_the_embedded_servers_log_stages_job_logs_or_rays_files(
 def test_only_the_owner_reads_the_files_that_hold_secrets(ran: Run):
     for name in (*ALLOWED, "key.p8"):
         assert stat.S_IMODE((ran.home / name).stat().st_mode) == 0o600, name
-    assert stat.S_IMODE((ran.home / "data").stat().st_mode) & 0o077 == 0
+    for name in ("data", "embedded.log"):
+        assert stat.S_IMODE((ran.home / name).stat().st_mode) & 0o077 == 0, name
 
 
 def test_no_secret_is_in_what_sql_shows_of_jobs_users_and_queries(ran: Run):
