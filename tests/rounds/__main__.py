@@ -53,7 +53,8 @@ def main(
     results: list[Result] = []
     with opened(at / "arena", data_seed) as arena:
         for name, usual in arena.usual.items():
-            console.print(f"undisturbed {name}: {usual.seconds:.1f} s, {usual.statements} statements")
+            sends = f"{usual.statements} statements, {usual.writes} of them write"
+            console.print(f"undisturbed {name}: {usual.seconds:.1f} s, {sends}")
         for number in range(seed, seed + rounds):
             result = play(arena, number, tuple(job or ()), tuple(fault or ()))
             results.append(result)

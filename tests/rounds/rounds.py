@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -50,9 +51,8 @@ MOST_DISTURBED = 3
 MOST_LEFT_ALONE = 3
 LOOK_SECONDS = 0.02
 _JOB_WEIGHTS = {INGEST.entrypoint: 40, SENTIMENT.entrypoint: 25, QUALITY.entrypoint: 15, TRAINING.entrypoint: 20}
-# What a publication does, and what training changes in the registry; about so many of them in one attempt.
+# What a publication does, and what training changes in the registry.
 _WRITES = r"\A\s*(BEGIN|UPDATE|INSERT|MERGE|COMMIT|CREATE MODEL|ALTER MODEL)\b"
-_WRITES_OF = {False: 8, True: 6}
 # Longer than the server lets an idle transaction keep others waiting.
 MOST_HELD_SECONDS = 8.0
 _CONNECTION_FAULTS = ("drop_before", "drop_after", "unavailable", "expire_session", "session_lost")
@@ -60,10 +60,11 @@ _CONNECTION_FAULTS = ("drop_before", "drop_after", "unavailable", "expire_sessio
 
 @dataclass
 class Undisturbed:
-    """How long a job takes when nothing goes wrong, and how many statements it sends."""
+    """How long a job takes when nothing goes wrong, and how many statements it sends, and of those that write."""
 
     seconds: float
     statements: int
+    writes: int
 
 
 @dataclass
@@ -241,16 +242,15 @@ class Arena:
         put_files(place, data)
         make_features(place, seed)
         for job in JOBS.values():
-            # The second of two runs is measured: the first finds Ray's workers cold.
-            before = self.window.ask("/rounds/trace")["last"]
             driver = self.start(place, job, f"undisturbed-{job.entrypoint}")
-            extra = self.window.ask("/rounds/trace")["last"]
+            before = self.window.ask("/rounds/trace")["last"]
             self.wait(driver)
             if not driver.succeeded:
                 raise RuntimeError(f"{job.entrypoint} failed undisturbed: {(driver.folder / 'driver.log').read_text()}")
-            last = self.window.ask("/rounds/trace")["last"]
-            self.usual[job.entrypoint] = Undisturbed(time.monotonic() - driver.began, last - extra)
-            assert before <= extra
+            seconds = time.monotonic() - driver.began
+            sent = [each["sql"] for each in self.window.ask(f"/rounds/trace?since={before}")["statements"]]
+            writes = sum(bool(re.search(_WRITES, sql, re.IGNORECASE)) for sql in sent)
+            self.usual[job.entrypoint] = Undisturbed(seconds, len(sent), writes)
         return remember(place, data)
 
 
@@ -318,19 +318,27 @@ def _kill_at_a_time(scene: Scene, run_id: str) -> None:
     scene.finish(driver)
 
 
+def _statement(scene: Scene) -> tuple[str, dict[str, Any]]:
+    """Any of the statements that the job sends, or any of those that write: they are few, and matter most."""
+    if scene.chance.random() < 0.5:
+        k = scene.chance.randrange(scene.usual.writes)
+        return f"writing statement {k} of {scene.usual.writes}", {"match": _WRITES, "skip": k, "times": 1}
+    k = scene.chance.randrange(scene.usual.statements)
+    return f"statement {k} of {scene.usual.statements}", {"skip": k, "times": 1}
+
+
 def _kill_at_a_statement(scene: Scene, run_id: str) -> None:
     """SIGKILL of the driver while the k-th statement is held, before it is run or after."""
     when = scene.chance.choice(("before", "after"))
-    k = scene.chance.randrange(scene.usual.statements)
+    k, which = _statement(scene)
     faults = scene.arena.faults
-    # Put down before the fault is armed: the harness sends statements too.
-    armed: list[str] = []
     driver = scene.start(run_id)
-    armed += faults.add({"kind": "delay", "skip": k, "of": "any", "times": 1, "seconds": 60, "when": when})
+    # Armed when the harness has put down what the driver needs: those are statements too.
+    faults.add({**which, "kind": "delay", "seconds": 60, "when": when})
     held = lambda: any(each["waiting"] for each in faults.list())  # noqa: E731
     scene.arena.wait(driver, until=held)
     if not driver.ended:
-        scene.injected(f"killed {run_id} while statement {k} of {scene.usual.statements} was held {when} it ran")
+        scene.injected(f"killed {run_id} while {k} was held {when} it ran")
         driver.kill()
     scene.finish(driver)
     if scene.chance.random() < 0.5:
@@ -373,7 +381,7 @@ def _twice_at_once(scene: Scene, run_id: str, other: str) -> None:
     scene.arena.cluster(1)
     first = scene.start(run_id)
     if scene.chance.random() < 0.5:
-        k, seconds = scene.chance.randrange(_WRITES_OF[scene.job.trains]), scene.chance.uniform(1, MOST_HELD_SECONDS)
+        k, seconds = scene.chance.randrange(scene.usual.writes), scene.chance.uniform(1, MOST_HELD_SECONDS)
         held = {"kind": "delay", "match": _WRITES, "skip": k, "times": 1, "seconds": seconds}
         scene.arena.faults.add({**held, "when": scene.chance.choice(("before", "after"))})
         scene.tell(f"statement {k} of those that write is held for {seconds:.1f} s")
@@ -409,15 +417,15 @@ def _two_runs(scene: Scene, run_id: str) -> None:
 def _connection_fault(scene: Scene, run_id: str) -> None:
     """The answer to a statement is lost, or the statement, or it is refused for a moment, or the session is gone."""
     kind = scene.chance.choice(_CONNECTION_FAULTS)
-    k = scene.chance.randrange(scene.usual.statements)
-    fault: dict[str, Any] = {"kind": kind, "skip": k, "of": "any", "times": 1}
+    k, which = _statement(scene)
+    fault: dict[str, Any] = {**which, "kind": kind}
     if kind == "session_lost":
         fault |= {"kind": "expire_session", "renewable": False}
     driver = scene.start(run_id)
     scene.arena.faults.add(fault)
     scene.arena.wait(driver)
     if any(each["injected"] for each in scene.arena.faults.list()):
-        scene.injected(f"{kind} at statement {k} of {scene.usual.statements}")
+        scene.injected(f"{kind} at {k}")
     scene.arena.faults.clear()
     scene.finish(driver)
 
