@@ -172,7 +172,7 @@ def test_a_run_whose_worker_is_killed_is_retried_and_reads_on_its_job(ui: str, p
     page.get_by_text("reattached to job").first.wait_for()
     with graph.instance as instance:
         (event,) = instance.fetch_materializations(
-            dg.AssetRecordsFilter(dg.AssetKey("review_quality"), after_timestamp=0), limit=1
+            dg.AssetRecordsFilter(dg.AssetKey("review_quality"), after_timestamp=0.0), limit=1
         ).records
         assert event.run_id == retried.run_id
         metadata = event.asset_materialization.metadata
