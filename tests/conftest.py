@@ -36,6 +36,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-seed", type=int, default=1, help="seed of their faults")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together what shares an expensive fixture: tests of the materialized graph, and those of one module."""
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        group = "graph" if {"graph", "materialized_graph"} & set(names) else item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @dataclass(frozen=True)
 class Embedded:
     """A running embedded server: its Snowflake home, and Snowflake's own clients connected to it."""
