@@ -199,11 +199,12 @@ def test_a_run_that_is_terminated_takes_its_job_and_its_processes_with_it(ui: st
     run_id = classify_all_again(ui, graph)
     wait_for_job(graph, run_id, "RUNNING")
     page.goto(f"{ui}/runs/{run_id}")
+    page.get_by_text("successfully opened dagster pipes").first.wait_for()
+    started = set(server.children(recursive=True)) - before
+    assert any(process.name() == "raylet" for process in started)
     page.get_by_role("button", name="Terminate").click()
     page.get_by_role("dialog").get_by_role("button", name="Terminate").click()
     clicked = time.monotonic()
-    started = set(server.children(recursive=True)) - before
-    assert started
     job = wait_for_job(graph, run_id, "CANCELLED")
     gone, alive = psutil.wait_procs(started, timeout=30)
     assert not alive, f"{job.id}: {alive}"
