@@ -126,6 +126,7 @@ def _run(console: Console, start: str, end: str) -> Progress:
     log = local.home() / "demo.log"
     with log.open("w") as output, dg.DagsterInstance.get() as instance:
         set_slots(instance)
+        local.end_dead_runs(instance)
         process = subprocess.Popen(  # noqa: S603 - our own module, by this interpreter
             [sys.executable, "-m", "command_line.run_job", json.dumps(tags)],
             cwd=local.ROOT,
@@ -135,6 +136,10 @@ def _run(console: Console, start: str, end: str) -> Progress:
         try:
             progress = _follow(console, instance, process, mark)
         except BaseException:
+            # A cancelled run takes its job along; one that is only stopped leaves it running.
+            for run in instance.get_runs(filters=dg.RunsFilter(tags={TAG: mark})):
+                if not run.is_finished:
+                    instance.report_run_canceling(run)
             process.terminate()
             process.wait(timeout=60)
             raise

@@ -11,6 +11,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
 
 ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED = "embedded"
@@ -98,6 +102,44 @@ def start() -> float:
 def _port() -> list[str]:
     # 0 lets the system choose a free port: two checkouts on one machine do not meet.
     return ["--port", os.environ.get("EMBEDDED_SNOWFLAKE_PORT", "0")]
+
+
+def end_dead_runs(instance: DagsterInstance) -> list[str]:
+    """Mark runs as failed whose process on this machine is gone, and give back their slots; their ids.
+
+    Dagster's code server does it while it lives. After a restart of the machine, or when server and worker were killed
+    together, nobody else does: the run would stay in progress, and others would wait for it.
+    """
+    import dagster as dg
+
+    ended = []
+    in_progress = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=in_progress)):
+        process = _process_of(instance, run.run_id)
+        if process and not _lives(*process):
+            instance.report_run_failed(run, f"its process {process[0]} is gone, and nobody had noticed")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            ended.append(run.run_id)
+    return ended
+
+
+def _process_of(instance: DagsterInstance, run_id: str) -> tuple[int, float] | None:
+    """Process id of a run's worker, and when it was noted, by the executor's own event."""
+    for entry in instance.all_logs(run_id):
+        event = entry.dagster_event
+        if event and event.is_engine_event and (pid := event.engine_event_data.metadata.get("pid")):
+            return int(str(pid.value)), entry.timestamp
+    return None
+
+
+def _lives(pid: int, noted: float) -> bool:
+    import psutil
+
+    try:
+        # A process id is used again.
+        return psutil.Process(pid).create_time() <= noted
+    except psutil.NoSuchProcess:
+        return False
 
 
 def stop() -> bool:

@@ -41,6 +41,8 @@ def ui(port: Annotated[int, typer.Option(help="port of Dagster's page on 127.0.0
     _ready()
     with dg.DagsterInstance.get() as instance:
         set_slots(instance)
+        for run_id in local.end_dead_runs(instance):
+            console.print(f"run {run_id[:8]} had lost its process and is marked as failed")
     console.print(f"Dagster opens at [bold]http://127.0.0.1:{port}[/]; Ctrl-C ends it")
     arguments = ["dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
     os.chdir(local.ROOT)

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 from customer_insights.errors import PermanentError, RetryableError
 
-# The request did not get through (25xxxx), or the session is gone (39011x) and a new one helps.
+# The request did not get through (25xxxx), or the session is gone (39011x) and a new one helps,
 # https://github.com/snowflakedb/snowflake-connector-python/blob/main/src/snowflake/connector/errorcode.py
-_NO_ANSWER = frozenset({250001, 250002, 250003, 250006, 251001, 251002, 251011, 251012})
+# and the stage's storage did not answer (253002, 253003).
+_NO_ANSWER = frozenset({250001, 250002, 250003, 250006, 251001, 251002, 251011, 251012, 253002, 253003})
 _SESSION_GONE = frozenset({290401, 390104, 390110, 390111, 390112, 390114, 390115})
 
 
@@ -36,17 +37,25 @@ def is_transient(error: BaseException) -> bool:
         return True
     if isinstance(error, PermanentError):
         return False
-    from snowflake.connector.errors import InterfaceError, OperationalError
+    from snowflake.connector import errors
     from snowflake.snowpark.exceptions import SnowparkSessionException
 
+    # HTTP errors that the connector repeated until its time was over; they share no class but Error.
+    http_errors = (
+        errors.InternalServerError,
+        errors.BadGatewayError,
+        errors.ServiceUnavailableError,
+        errors.GatewayTimeoutError,
+        errors.TooManyRequests,
+        errors.RequestTimeoutError,
+        errors.OtherHTTPRetryableError,
+        errors.RequestExceedMaxRetryError,
+    )
     for cause in causes(error):
         number = error_number(cause)
         if number in _NO_ANSWER or number in _SESSION_GONE or isinstance(cause, (ConnectionError, TimeoutError)):
             return True
-        # HTTP errors of the connector are numbered 290000 + status.
-        if isinstance(cause, (OperationalError, InterfaceError)) and number and 290500 <= number <= 290599:
-            return True
-        if isinstance(cause, SnowparkSessionException):
+        if isinstance(cause, (*http_errors, SnowparkSessionException)):
             return True
     return False
 

@@ -15,7 +15,7 @@ import dagster as dg
 from dagster_pipes import PipesExtras
 
 from resources.errors import JobQueueTimeoutError
-from resources.job_lookup import KnownJob, Standing, jobs_in, standing
+from resources.job_lookup import KnownJob, Standing, instance_id, is_retry_of, jobs_in, run_is_over, standing
 from resources.job_payload import PayloadSnapshot, UploadedPayload, upload_once
 from resources.job_submission import JobIdentity, StepContext, Submission, schema_of, work_digest
 from resources.job_watch import Polling, WatchedJob, cancel
@@ -52,7 +52,6 @@ class Habits:
     payload_prefix: str
     polling: Polling
     cancel_timeout: float
-    cancel_on_shutdown: bool
 
 
 class Attempt:
@@ -86,10 +85,10 @@ class Attempt:
         """
         found = self._wait_for_others()
         earlier = found.reattach
-        if not earlier and needed and not needed():
-            # The work is done; what is missing is only that somebody reads what was reported.
-            earlier = found.unread if found.unread and self._has_files(found.unread) else None
-            if not earlier:
+        if not earlier:
+            done = needed is not None and not needed()
+            earlier = self._unread(found, done)
+            if done and not earlier:
                 return None
         if earlier:
             ended = self._watch(earlier)
@@ -105,6 +104,9 @@ class Attempt:
         intervals = self._habits.polling.intervals()
         told: set[str] = set()
         while True:
+            if run_is_over(self._context):
+                # This process was left over; it must not submit for a run that another has taken the place of.
+                raise dg.DagsterExecutionInterruptedError
             found = self._look()
             for job in found.cancel:
                 if job.id not in told and job.status != "CANCELLING":
@@ -129,9 +131,17 @@ class Attempt:
         jobs = self._snowflake.call(lambda session: jobs_in(session, schema_of(self._stage), begins))
         return standing(self._context, self._identity, self._work, jobs)
 
-    def _has_files(self, job: KnownJob) -> bool:
+    def _unread(self, found: Standing, done: bool) -> KnownJob | None:
+        """A job that ended while nobody watched, where what it reported is what this attempt would report.
+
+        That is so when its work is ``done``, and for a retry of the run that submitted it.
+        """
+        job = found.unread
+        if not job or not (done or is_retry_of(self._context.instance, self._context.run_id, job)):
+            return None
         location = self._location(job.name)
-        return self._snowflake.call(lambda session: has_context(session.connection, location))
+        there = self._snowflake.call(lambda session: has_context(session.connection, location))
+        return job if there else None
 
     # -- the job -------------------------------------------------------------------------------------------------
 
@@ -156,6 +166,7 @@ class Attempt:
             queue_timeout=wanted.queue_timeout,
             run_timeout=wanted.run_timeout,
             cancel_timeout=self._habits.cancel_timeout,
+            known=source if isinstance(source, KnownJob) else None,
         )
         try:
             with dg.open_pipes_session(
@@ -164,15 +175,14 @@ class Attempt:
                 message_reader=reader,
                 extras=wanted.extras,
             ) as pipes_session:
-                job.run(
-                    source
-                    if isinstance(source, KnownJob)
-                    else self._submission(source, pipes_session.get_bootstrap_env_vars()),
-                    cancel_on_shutdown=self._habits.cancel_on_shutdown,
-                )
+                if isinstance(source, KnownJob):
+                    job.reattach()
+                else:
+                    job.run(self._submission(source, pipes_session.get_bootstrap_env_vars()))
                 job.require_success(pipes_session, wanted.require_materializations)
         finally:
-            if job.is_over:
+            # Otherwise a retry reads them, or the sweep removes them.
+            if job.is_settled:
                 job.remove_files(location)
         return job, pipes_session
 
@@ -194,6 +204,7 @@ class Attempt:
         return Submission(
             identity=self._identity,
             work=self._work,
+            instance=instance_id(self._context.instance),
             payload=uploaded,
             payload_digest=wanted.payload.digest,
             compute_pool=wanted.compute_pool,

@@ -7,13 +7,15 @@ are left over is for ``job_sweep``. Submitting and watching are not here.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, PartitionKeyRange
+from dagster._core.storage.runs import SqlRunStorage
 
 if TYPE_CHECKING:
     from dagster import AssetExecutionContext, OpExecutionContext
@@ -27,7 +29,7 @@ RANGE = "..."
 
 @dataclass(frozen=True)
 class KnownJob:
-    """One job of a Dagster run, as Snowflake lists it; the last six from its comment."""
+    """One job of a Dagster run, as Snowflake lists it; the last seven from its comment."""
 
     id: str
     name: str
@@ -39,6 +41,7 @@ class KnownJob:
     retry: int
     partition: str | None
     work: str | None
+    instance: str | None
 
     @property
     def is_live(self) -> bool:
@@ -81,18 +84,41 @@ def _known(row: dict) -> KnownJob | None:
         retry=int(values.get("retry", 0)),
         partition=values.get("partition"),
         work=values.get("work"),
+        instance=values.get("instance"),
     )
 
 
-def reattached_tag(step: str) -> str:
-    """The tag of a run whose step reads on a job that another attempt submitted; its value is the job's id."""
-    return f"snowflake_reattached/{step[-60:]}"
+def run_tag(kind: Literal["job", "reattached"], step: str, call: int = 1) -> str:
+    """The tag of a run for the id of its step's job, or of a job that it reads on for another attempt.
+
+    Dagster allows one slash, and 63 characters after it.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", step)[-60:]
+    return f"snowflake_{kind}/{name}" if call == 1 else f"snowflake_{kind}/{name}.{call}"
+
+
+def instance_id(instance: DagsterInstance) -> str | None:
+    """What tells one Dagster instance from others that use the same schema; None where its storage has no id."""
+    storage = instance.run_storage
+    return storage.get_run_storage_id() if isinstance(storage, SqlRunStorage) else None
 
 
 def owners(instance: DagsterInstance, job: KnownJob) -> Iterator[DagsterRun | None]:
-    """The run that submitted the job, None where this instance does not know it, and those that reattached to it."""
-    yield instance.get_run_by_id(job.run_id)
-    yield from instance.get_runs(filters=dg.RunsFilter(tags={reattached_tag(job.step): job.id}))
+    """The run that submitted the job, None where it is another instance's, and those that reattached to it.
+
+    A run of this instance that somebody has deleted is no owner.
+    """
+    run = instance.get_run_by_id(job.run_id)
+    if run is not None or job.instance is None or job.instance != instance_id(instance):
+        yield run
+    yield from instance.get_runs(filters=dg.RunsFilter(tags={run_tag("reattached", job.step): job.id}))
+
+
+def retries(instance: DagsterInstance, job: KnownJob) -> list[DagsterRun]:
+    """Re-executions of the run that submitted the job, also those that wait in the queue and may reattach."""
+    run = instance.get_run_by_id(job.run_id)
+    root = (run.root_run_id if run else None) or job.run_id
+    return list(instance.get_runs(filters=dg.RunsFilter(tags={"dagster/root_run_id": root})))
 
 
 @dataclass(frozen=True)
@@ -101,7 +127,8 @@ class Standing:
 
     Attributes:
         reattach: A job that does the same work and runs, submitted by an attempt that is over.
-        unread: A job that did the same work and ended well, submitted by an attempt that is over.
+        unread: A job that did the same work and ended well, submitted by an attempt that is over. Its files tell
+            whether its messages were read.
         cancel: Live jobs of attempts that are over, which nobody will read: their run was cancelled, or they do other
             work (other code, other settings) on the same partitions.
         wait_for: Live jobs of attempts that go on, or of another Dagster instance, on the same partitions.
@@ -149,6 +176,28 @@ def _attempts_are_over(
         if run is None or not run.is_finished:
             return False
     return True
+
+
+def run_is_over(context: AssetExecutionContext | OpExecutionContext) -> bool:
+    """Whether the run of this step has ended: its worker died, and this process was left over."""
+    run = context.instance.get_run_by_id(context.run_id)
+    return run is not None and run.is_finished
+
+
+def is_read_by_another(context: AssetExecutionContext | OpExecutionContext, job: KnownJob) -> bool:
+    """Whether another run that goes on reattached to the job, too, and is older than this one."""
+
+    def age(run_id: str) -> tuple[float, str]:
+        record = context.instance.get_run_record_by_id(run_id)
+        return record.create_timestamp.timestamp() if record else 0.0, run_id
+
+    others = [run for run in owners(context.instance, job) if run and run.run_id != context.run_id]
+    return any(not run.is_finished and age(run.run_id) < age(context.run_id) for run in others)
+
+
+def is_retry_of(instance: DagsterInstance, run_id: str, job: KnownJob) -> bool:
+    """Whether a run is the job's, or a re-execution of it."""
+    return run_id == job.run_id or any(run.run_id == run_id for run in retries(instance, job))
 
 
 def _cancelled(instance: DagsterInstance, job: KnownJob) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dagster import AssetExecutionContext, OpExecutionContext
 
 from resources.errors import JobRejectedError
-from resources.job_lookup import RANGE, jobs_in
+from resources.job_lookup import RANGE, jobs_in, run_tag
 from resources.job_payload import PayloadSnapshot, UploadedPayload
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ class JobIdentity:
     @classmethod
     def of(cls, context: StepContext) -> JobIdentity:
         step = context.get_step_execution_context().step.key
+        if not context.has_assets_def:
+            # An op's name says nothing outside of its job; an asset's is one.
+            step = f"{context.job_name}.{step}"
         key = (context.run_id, step, context.retry_number)
         _CALLS[key] += 1
         partition = None
@@ -63,7 +66,7 @@ class JobIdentity:
         key = hashlib.sha256(f"{self.step}\0{self.retry}\0{self.call}".encode()).hexdigest()[:6]
         return f"{self.name_begins}{self.run_id.replace('-', '')}_{key}".upper()
 
-    def comment(self, payload: str, work: str) -> str:
+    def comment(self, payload: str, work: str, instance: str | None) -> str:
         values = {
             "dagster_run_id": self.run_id,
             "step": self.step,
@@ -71,22 +74,24 @@ class JobIdentity:
             "partition": self.partition,
             "payload": payload,
             "work": work,
+            "instance": instance,
         }
         return json.dumps({key: value for key, value in values.items() if value is not None})
 
     @property
     def tag(self) -> str:
-        """The run's tag for the job's id; Dagster allows one slash and 63 characters after it."""
-        step = re.sub(r"[^A-Za-z0-9_.-]", "_", self.step)[-60:]
-        return f"snowflake_job/{step}" if self.call == 1 else f"snowflake_job/{step}.{self.call}"
+        """The run's tag for the job's id."""
+        return run_tag("job", self.step, self.call)
 
 
 @dataclass(frozen=True)
 class Submission:
-    """One job as it is asked for. ``work`` is the hash of what it computes (``work_digest``)."""
+    """One job as it is asked for. ``work`` is the hash of what it computes (``work_digest``),
+    ``instance`` tells Dagster's instance."""
 
     identity: JobIdentity
     work: str
+    instance: str | None
     payload: UploadedPayload
     payload_digest: str
     compute_pool: str
@@ -100,7 +105,7 @@ class Submission:
 
     @property
     def comment(self) -> str:
-        return self.identity.comment(self.payload_digest, self.work)
+        return self.identity.comment(self.payload_digest, self.work, self.instance)
 
 
 def qualified_stage(session: Session, stage: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from resources.errors import (
     SnowflakeUnreachableError,
 )
 from resources.job_logs import LogFollower
-from resources.job_lookup import TERMINAL, KnownJob, jobs_in, reattached_tag, standing
+from resources.job_lookup import TERMINAL, KnownJob, is_read_by_another, jobs_in, run_is_over, run_tag, standing
 from resources.job_submission import StepContext, Submission, find_job, schema_of, submit
 from resources.pipes_stage import StageMessageReader, remove_files
 from resources.snowflake import ReconnectingSession
@@ -72,7 +72,9 @@ class WatchedJob:
         queue_timeout: float,
         run_timeout: float,
         cancel_timeout: float,
+        known: KnownJob | None = None,
     ) -> None:
+        """``known``: the job of an earlier attempt, instead of one that is to be submitted."""
         self._context = context
         self._snowflake = snowflake
         self._reader = reader
@@ -83,10 +85,11 @@ class WatchedJob:
         self._log = LogFollower()
         self._log_complaint = ""
         self._submitted = self._started = self._ended = self._run_seen = 0.0
-        self.job_id: str | None = None
-        self.status = NOT_SUBMITTED
-        self.submitted_by: str | None = None
-        """The run that submitted the job, where it was another one."""
+        self._known = known
+        self.job_id = known.id if known else None
+        self.status = "PENDING" if known else NOT_SUBMITTED
+        self.is_settled = False
+        """Whether nobody will ask for the job's context and messages any more."""
 
     # -- what others ask -----------------------------------------------------------------------------------------
 
@@ -98,38 +101,70 @@ class WatchedJob:
         return self.job_id
 
     @property
-    def is_over(self) -> bool:
-        """Whether there is nothing (or nothing any more) that runs."""
-        return self.status == NOT_SUBMITTED or self.status in TERMINAL
+    def submitted_by(self) -> str | None:
+        """The run that submitted the job, where it was an earlier attempt."""
+        return self._known.run_id if self._known else None
 
     @property
-    def queue_seconds(self) -> float:
-        return (self._started or self._ended) - self._submitted
+    def queue_seconds(self) -> float | None:
+        """None for a job that was reattached to: how long it waited was not seen."""
+        return None if self._known else (self._started or self._ended) - self._submitted
 
     @property
-    def run_seconds(self) -> float:
-        return self._ended - (self._started or self._ended)
+    def run_seconds(self) -> float | None:
+        """None for a job that was reattached to: when it started was not seen."""
+        return None if self._known else self._ended - (self._started or self._ended)
 
-    def run(self, wanted: Submission | KnownJob, *, cancel_on_shutdown: bool) -> None:
-        """Submit a job, or reattach to a known one, and watch it to its end. Whatever happens in between, no job is
-        left behind unless that is meant."""
-        try:
-            if isinstance(wanted, KnownJob):
-                self._reattach(wanted)
-            else:
-                self._submit(wanted)
-                self._yield_to_earlier(wanted)
+    def reattach(self) -> None:
+        """Watch the job of an earlier attempt to its end. Its limits begin anew.
+
+        Raises:
+            JobOvertakenError: another run that goes on reads it, and came first.
+        """
+        known = self._known
+        if known is None:
+            raise JobRejectedError("there is no job yet")
+        # The tag first: from then on the sweep of orphaned jobs knows that somebody reads this one.
+        tags = {run_tag("reattached", known.step): known.id, run_tag("job", known.step): known.id}
+        self._context.instance.add_run_tags(self._context.run_id, tags)
+        if is_read_by_another(self._context, known):
+            raise JobOvertakenError(
+                f"another run reattached to {known.described} at the same moment and came first: try again when it "
+                "has ended",
+                known.id,
+            )
+        self._submitted = time.monotonic()
+        self._context.log.info(
+            f"reattached to {known.described}, submitted {known.age_seconds:.0f} s ago: its messages and its log are "
+            "read from the beginning"
+        )
+        self._guarded(None, self._watch)
+
+    def run(self, submission: Submission) -> None:
+        """Submit a job and watch it to its end. Whatever happens in between, no job is left behind unless that is
+        meant."""
+
+        def work() -> None:
+            self._submit(submission)
+            self._yield_to_earlier(submission)
             self._watch()
+
+        self._guarded(submission, work)
+
+    def _guarded(self, submission: Submission | None, work: Callable[[], None]) -> None:
+        try:
+            work()
         except SnowflakeUnreachableError as error:
             raise JobUnreachableError(f"{error}; {self._described()} was left as it is", self.job_id) from error
         except Exception as error:
-            self._cancel_unless_over(wanted, str(error) if isinstance(error, JobOvertakenError) else "this step failed")
+            reason = str(error) if isinstance(error, JobOvertakenError) else "this step failed"
+            self._cancel_unless_over(submission, reason)
             raise
         except BaseException:
             # The run was cancelled, or this process is asked to stop. The session may be in the middle of a request.
             self._snowflake.renew()
-            if cancel_on_shutdown or self._run_is_cancelled():
-                self._cancel_unless_over(wanted, "the run was cancelled")
+            if self._run_is_cancelled():
+                self._cancel_unless_over(submission, "the run was cancelled")
             else:
                 self._context.log.warning(f"this process stops; {self._described()} is left running")
             raise
@@ -140,6 +175,8 @@ class WatchedJob:
             self._reader.drain()
         else:
             self._reader.poll()
+        # What follows is the same for every reader of these messages.
+        self.is_settled = True
         handler = pipes_session.message_handler
         if self.status in LOST:
             raise JobLostError(*self._failure(f"Snowflake lost {self._described()}"))
@@ -167,7 +204,7 @@ class WatchedJob:
         They stay where the run is over already, and this step's process was only not told: another attempt reads them.
         """
         try:
-            if self._run_is_over():
+            if run_is_over(self._context):
                 return
             self._snowflake.call(lambda session: remove_files(session.connection, location))
         except Exception as error:
@@ -196,7 +233,7 @@ class WatchedJob:
             if any(error_number(cause) == _ALREADY_EXISTS for cause in causes(error)):
                 self.job_id = self._snowflake.call(lambda session: find_job(session, submission))
             if self.job_id is None:
-                self.status = NOT_SUBMITTED
+                self.status, self.is_settled = NOT_SUBMITTED, True
                 raise JobRejectedError(
                     f"Snowflake refused job {submission.identity.job_name} for pool {submission.compute_pool}: {error}"
                 ) from error
@@ -217,24 +254,12 @@ class WatchedJob:
         if own is None:
             return
         earlier = [job for job in known if (job.created_on, job.name) < (own.created_on, own.name)]
-        if others := standing(self._context, identity, submission.work, earlier).wait_for:
+        found = standing(self._context, identity, submission.work, earlier)
+        if others := (*found.wait_for, *((found.reattach,) if found.reattach else ())):
             raise JobOvertakenError(
                 f"{others[0].described} was submitted at the same moment and came first: try again when it has ended",
                 self.job_id,
             )
-
-    def _reattach(self, known: KnownJob) -> None:
-        # The tag first: from then on the sweep of orphaned jobs knows that somebody reads this one.
-        tags = {reattached_tag(known.step): known.id, f"snowflake_job/{known.step[-60:]}": known.id}
-        self._context.instance.add_run_tags(self._context.run_id, tags)
-        self.job_id, self.status = known.id, "PENDING"
-        self.submitted_by = known.run_id if known.run_id != self._context.run_id else None
-        # Its limits go on from where they were.
-        self._submitted = time.monotonic() - known.age_seconds
-        self._context.log.info(
-            f"reattached to {known.described}, submitted {known.age_seconds:.0f} s ago: its messages and its log are "
-            "read from the beginning"
-        )
 
     # -- watch ---------------------------------------------------------------------------------------------------
 
@@ -248,8 +273,7 @@ class WatchedJob:
                 intervals = self._polling.intervals()
             now = time.monotonic()
             if status != "PENDING" and not self._started:
-                # When a job that is reattached to has started is not known; it is counted from its submission.
-                self._started = now if self.submitted_by is None else self._submitted
+                self._started = now
             self._read_log()
             self._reader.poll()
             if status in TERMINAL:
@@ -266,7 +290,7 @@ class WatchedJob:
         if now - self._run_seen < RUN_LOOK_SECONDS:
             return
         self._run_seen = now
-        if self._run_is_over():
+        if run_is_over(self._context):
             raise dg.DagsterExecutionInterruptedError
 
     def _check_limits(self, now: float) -> None:
@@ -322,17 +346,13 @@ class WatchedJob:
         run = self._context.instance.get_run_by_id(self._context.run_id)
         return run is not None and run.status in (DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED)
 
-    def _run_is_over(self) -> bool:
-        run = self._context.instance.get_run_by_id(self._context.run_id)
-        return run is not None and run.is_finished
-
-    def _cancel_unless_over(self, wanted: Submission | KnownJob, reason: str) -> None:
-        if self.is_over:
+    def _cancel_unless_over(self, submission: Submission | None, reason: str) -> None:
+        if self.status == NOT_SUBMITTED or self.status in TERMINAL:
             return
-        if self.job_id is None and isinstance(wanted, Submission):
-            self.job_id = self._snowflake.call(lambda session: find_job(session, wanted))
+        if self.job_id is None and submission:
+            self.job_id = self._snowflake.call(lambda session: find_job(session, submission))
         if self.job_id is None:
-            self.status = NOT_SUBMITTED
+            self.status, self.is_settled = NOT_SUBMITTED, True
             return
         self._context.log.info(f"cancelling {self.job_id}: {reason}")
         self._snowflake.call(lambda session: cancel(session, self.id))
@@ -343,7 +363,7 @@ class WatchedJob:
                 self._context.log.error(f"{self.job_id} is still {status} {self._cancel_timeout:g} s after its cancel")
                 return
             time.sleep(next(intervals))
-        self.status = status
+        self.status, self.is_settled = status, True
         self._context.log.info(f"{self.job_id} is {status}")
 
     # -- errors --------------------------------------------------------------------------------------------------

@@ -91,6 +91,7 @@ class StageMessageReader(dg.PipesMessageReader):
         self._location = location
         self._handler: PipesMessageHandler | None = None
         self._next = 1
+        self._drained = False
         self.exception: PipesException | None = None
         """The exception with which the job closed its Pipes session, if it did."""
         self.may_be_retried = False
@@ -129,6 +130,8 @@ class StageMessageReader(dg.PipesMessageReader):
         Raises:
             DagsterPipesError: a file is missing between others, or cannot be read.
         """
+        if self._drained:
+            return
         self.poll()
         known = self._snowflake.call(lambda session: list_files(session.connection, self._location + "/"))
         left = sorted(name for name in known if name != CONTEXT_FILE and name >= message_file(self._next))
@@ -137,6 +140,7 @@ class StageMessageReader(dg.PipesMessageReader):
                 f"messages of the job are damaged or missing: {message_file(self._next)} in {self._location} cannot be "
                 f"read, but {left} are there"
             )
+        self._drained = True
 
     def _read(self, name: str) -> bytes:
         return self._snowflake.call(lambda session: get_bytes(session.connection, self._location, name))

@@ -93,8 +93,11 @@ class SnowflakeConnection(dg.ConfigurableResource):
             _close(session)
 
     def open_session(self) -> Session:
-        """As ``session``, for a caller that closes it itself."""
-        return self._open(self._options())
+        """As ``session``, for a caller that closes it itself.
+
+        It is kept alive: a step waits for its job for longer than Snowflake keeps an idle session.
+        """
+        return self._open({**self._options(), "client_session_keep_alive": True})
 
     def open_polling_session(self) -> Session:
         """A session for short statements only, which gives up a request after ``POLLING_TIMEOUT_SECONDS``.

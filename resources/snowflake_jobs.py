@@ -60,13 +60,13 @@ __all__ = ["CompletedJob", "Payload", "PipesSnowflakeJobClient", "Polling", "Sno
 
 @dataclass(frozen=True)
 class CompletedJob:
-    """What is known of a job that ended well."""
+    """What is known of a job that ended well; the seconds and credits of one that was reattached to are not."""
 
     job_id: str
     compute_pool: str
     nodes: int
-    queue_seconds: float
-    run_seconds: float
+    queue_seconds: float | None
+    run_seconds: float | None
     payload: str
     estimated_credits: float | None
     submitted_by: str | None
@@ -77,8 +77,8 @@ class CompletedJob:
             "job_id": self.job_id,
             "compute_pool": self.compute_pool,
             "nodes": self.nodes,
-            "queue_seconds": round(self.queue_seconds, 2),
-            "run_seconds": round(self.run_seconds, 2),
+            "queue_seconds": self.queue_seconds,
+            "run_seconds": self.run_seconds,
             "payload": self.payload,
             "estimated_credits": self.estimated_credits,
             "submitted_by_run": self.submitted_by,
@@ -161,8 +161,6 @@ class PipesSnowflakeJobClient(dg.PipesClient, TreatAsResourceParam):
         polling: How often a job is looked at.
         credits_per_node_hour: For the estimate in the metadata: credits (Snowflake's consumption table), or those by
             instance family.
-        cancel_on_shutdown: Cancel the job also when this process is asked to stop without the run being cancelled,
-            for instance by Ctrl-C in a terminal. By default it is left running, for a restarted worker.
     """
 
     def __init__(
@@ -183,7 +181,6 @@ class PipesSnowflakeJobClient(dg.PipesClient, TreatAsResourceParam):
         connection_patience: float = 300,
         polling: Polling | None = None,
         credits_per_node_hour: float | Mapping[str, float] | None = None,
-        cancel_on_shutdown: bool = False,
     ) -> None:
         named = SnowflakeConnection(connection_name=connection_name)
         self._open_session = session_factory or named.open_polling_session
@@ -200,7 +197,6 @@ class PipesSnowflakeJobClient(dg.PipesClient, TreatAsResourceParam):
         self._connection_patience = connection_patience
         self._polling = polling or Polling()
         self._credits_per_node_hour = credits_per_node_hour
-        self._cancel_on_shutdown = cancel_on_shutdown
 
     def run(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, *, context: StepContext, **options: Unpack[JobOptions]
@@ -235,7 +231,7 @@ class PipesSnowflakeJobClient(dg.PipesClient, TreatAsResourceParam):
         self, context: StepContext, options: JobOptions, needed: Callable[[], bool] | None
     ) -> SnowflakeJobInvocation | None:
         wanted = self._wanted(options)
-        habits = Habits(self._payload_prefix, self._polling, self._cancel_timeout, self._cancel_on_shutdown)
+        habits = Habits(self._payload_prefix, self._polling, self._cancel_timeout)
         with self._snowflake() as snowflake:
             stage = snowflake.call(lambda session: qualified_stage(session, self._payload_stage))
             ended = Attempt(context, snowflake, stage, wanted, habits).run(needed)
@@ -283,14 +279,16 @@ class PipesSnowflakeJobClient(dg.PipesClient, TreatAsResourceParam):
         rate = self._credits_per_node_hour
         if isinstance(rate, Mapping):
             rate = rate.get(snowflake.call(lambda session: instance_family(session, wanted.compute_pool)))
-        hours = job.run_seconds * wanted.target_instances / 3600
+        credits_used = None
+        if rate is not None and job.run_seconds is not None:
+            credits_used = round(job.run_seconds * wanted.target_instances / 3600 * rate, 6)
         return CompletedJob(
             job_id=job.id,
             compute_pool=wanted.compute_pool,
             nodes=wanted.target_instances,
-            queue_seconds=job.queue_seconds,
-            run_seconds=job.run_seconds,
+            queue_seconds=None if job.queue_seconds is None else round(job.queue_seconds, 2),
+            run_seconds=None if job.run_seconds is None else round(job.run_seconds, 2),
             payload=wanted.payload.digest,
-            estimated_credits=None if rate is None else round(hours * rate, 6),
+            estimated_credits=credits_used,
             submitted_by=job.submitted_by,
         )

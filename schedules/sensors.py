@@ -5,6 +5,7 @@ Those that start runs are loaded stopped; ``CUSTOMER_INSIGHTS_SCHEDULES_ON=true`
 """
 
 import json
+from contextlib import closing
 
 import dagster as dg
 
@@ -65,7 +66,8 @@ def orphaned_jobs(context: dg.SensorEvaluationContext, snowflake: SnowflakeConne
     from resources.job_sweep import sweep
 
     schema = settings().qualified_schema
-    with snowflake.session() as session:
+    # Its short statements give up where nobody answers; another tick comes.
+    with closing(snowflake.open_polling_session()) as session:
         swept = sweep(
             session,
             context.instance,

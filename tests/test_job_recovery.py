@@ -9,16 +9,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
 import pytest
 from conftest import ROOT
+from dagster._core.test_utils import create_run_for_test
 
+from command_line.local import end_dead_runs
 from customer_insights.errors import PermanentError, RetryableError
+from customer_insights.jobs.pipes_stage_writer import put_bytes
 from resources.errors import JobFailedError
-from resources.job_lookup import jobs_in
+from resources.job_lookup import is_read_by_another, jobs_in, run_tag
 from resources.job_payload import Payload
 from resources.job_sweep import sweep
 from resources.pipes_stage import has_context, list_files
@@ -128,8 +133,8 @@ def kill_a_worker(instance: dg.DagsterInstance, payload_root: Path, *args: objec
     process.wait()
     assert run
     assert job_id
-    # As the code server does when it finds a run's process dead.
-    instance.report_run_failed(run)
+    # As `make ui` does when it starts; a code server that lives does the same.
+    assert end_dead_runs(instance) == [run.run_id]
     return run.run_id, job_id
 
 
@@ -235,6 +240,37 @@ def test_only_what_another_attempt_may_mend_is_tried_again(instance):
     assert attempts == {"retryable": RETRIES + 1, "permanent": 1, "failed_job": 1, "defect": 1}
 
 
+def test_a_job_whose_reattaching_fails_keeps_its_files_for_the_next_attempt(
+    embedded, client, instance, payload_root, monkeypatch
+):
+    _, job_id = kill_a_worker(instance, payload_root, "two_halves", 8)
+    add_run_tags = type(instance).add_run_tags
+    failures = iter([ConnectionResetError("the run storage went away")])
+
+    def fail_once(self, run_id: str, tags: dict[str, str]) -> None:
+        if any(name.startswith("snowflake_reattached/") for name in tags) and (error := next(failures, None)):
+            raise error
+        add_run_tags(self, run_id, tags)
+
+    monkeypatch.setattr(type(instance), "add_run_tags", fail_once)
+    result = materialize(client, instance, "two_halves", 8)
+    assert next(failures, None) is None
+    assert metadata(result)["snowflake/job_id"] == job_id
+
+
+def test_of_two_runs_that_reattach_at_the_same_moment_the_older_reads_on(embedded, instance, payload_root):
+    _, job_id = kill_a_worker(instance, payload_root, "two_halves", 0)
+    (job,) = [job for job in jobs_in(embedded.session(), SCHEMA, "INTERRUPTED_") if job.id == job_id]
+    tags = {run_tag("reattached", job.step): job.id}
+    older, younger = (
+        create_run_for_test(instance, status=dg.DagsterRunStatus.STARTED, tags=tags).run_id for _ in range(2)
+    )
+    assert not is_read_by_another(SimpleNamespace(instance=instance, run_id=older), job)
+    assert is_read_by_another(SimpleNamespace(instance=instance, run_id=younger), job)
+    instance.report_run_failed(instance.get_run_by_id(older))
+    assert not is_read_by_another(SimpleNamespace(instance=instance, run_id=younger), job)
+
+
 def test_the_sweep_cancels_jobs_of_runs_that_are_over_and_no_others(embedded, client, instance, payload_root):
     run_id, job_id = kill_a_worker(instance, payload_root, "sleep")
     session = embedded.session()
@@ -242,6 +278,10 @@ def test_the_sweep_cancels_jobs_of_runs_that_are_over_and_no_others(embedded, cl
     session.connection.cursor().execute(
         f"PUT 'file://{ROOT}/LICENSE' '@{SCHEMA}.RECOVERY_WORK/{run_id}/scores' AUTO_COMPRESS = FALSE"
     )
+
+    # A worker may die between writing a job's context and submitting it.
+    never_submitted = f"INTERRUPTED_{run_id.replace('-', '').upper()}_ABCDEF"
+    put_bytes(session.connection, b"{}", f"@{STAGE}/pipes/{never_submitted}", "context.json")
 
     def run_sweep(of: dg.DagsterInstance, grace_seconds: float):
         return sweep(
@@ -251,14 +291,43 @@ def test_the_sweep_cancels_jobs_of_runs_that_are_over_and_no_others(embedded, cl
     with dg.DagsterInstance.ephemeral() as stranger:
         assert run_sweep(stranger, 0).cancelled == []
     assert run_sweep(instance, 3600).cancelled == []
+    # A retry that is about to start will reattach.
+    with instance_with_a_queued_retry(instance, run_id):
+        assert run_sweep(instance, 0).cancelled == []
     assert live(embedded, run_id) == [job_id]
     swept = run_sweep(instance, 0)
     assert swept.cancelled == [job_id]
+    # The folder of the run's work stays as long as its job runs.
+    assert swept.removed == [f"@{STAGE}/pipes/{never_submitted}"]
     while live(embedded, run_id):
         time.sleep(0.1)
     swept = run_sweep(instance, 0)
     assert swept.cancelled == []
     name = job_id.rsplit(".", 1)[1]
-    assert set(swept.removed) == {f"@{STAGE}/pipes/{name}", f"@{SCHEMA}.RECOVERY_WORK/{run_id}"}
+    assert set(swept.removed) == {
+        f"@{STAGE}/pipes/{name}",
+        f"@{SCHEMA}.RECOVERY_WORK/{run_id}",
+    }
     assert name not in list_files(session.connection, f"@{STAGE}/pipes/")
     assert str(run_sweep(instance, 0)) == "no orphaned job, no left-over file"
+
+
+def test_the_sweep_cancels_the_job_of_a_run_that_somebody_deleted(embedded, client, instance, payload_root):
+    run_id, job_id = kill_a_worker(instance, payload_root, "sleep")
+    instance.delete_run(run_id)
+    session = embedded.session()
+    swept = sweep(session, instance, payload_stage=f"@{STAGE}", work_stage=f"@{STAGE}", grace_seconds=3600)
+    assert swept.cancelled == [job_id]
+    while live(embedded, run_id):
+        time.sleep(0.1)
+
+
+@contextmanager
+def instance_with_a_queued_retry(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
+    """While the body runs, a re-execution of the run is about to start."""
+    tags = {"dagster/parent_run_id": run_id, "dagster/root_run_id": run_id}
+    retry = create_run_for_test(
+        instance, status=dg.DagsterRunStatus.NOT_STARTED, tags=tags, root_run_id=run_id, parent_run_id=run_id
+    )
+    yield
+    instance.delete_run(retry.run_id)

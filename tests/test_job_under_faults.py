@@ -138,7 +138,10 @@ def test_a_run_has_one_job_and_one_result_however_requests_fail(embedded, client
     assert sum(injected.values()) >= rounds / 2
 
 
-def test_a_job_goes_on_while_snowflake_is_out_of_reach_for_longer_than_the_step_waits(embedded, client, monkeypatch):
+@pytest.mark.parametrize("fault", [{"kind": "refuse", "seconds": 8}, {"kind": "unavailable", "times": 0}], ids=str)
+def test_a_job_goes_on_while_snowflake_is_out_of_reach_for_longer_than_the_step_waits(
+    embedded, client, monkeypatch, fault
+):
     monkeypatch.setattr(client, "_connection_patience", 1)
     # The connector itself repeats an unanswered request for so long.
     monkeypatch.setattr("resources.snowflake.POLLING_TIMEOUT_SECONDS", 2)
@@ -152,7 +155,10 @@ def test_a_job_goes_on_while_snowflake_is_out_of_reach_for_longer_than_the_step_
         attempts.append(context.retry_number)
         if not context.retry_number:
             # Once the job has opened its session and said so; while it works it needs nothing of Snowflake.
-            control.add({"kind": "refuse", "seconds": 8, "match": "GET .*messages-0+1", "of": "client"})
+            # 503 goes on until the step is tried again.
+            control.add({**fault, "match": "GET .*messages-0+1", "of": "client"})
+        else:
+            control.clear()
         return client.run(context=context, entrypoint="behave.py", args=["two_halves", 15]).get_materialize_result()
 
     with dg.DagsterInstance.ephemeral() as instance:
