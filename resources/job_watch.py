@@ -185,10 +185,15 @@ class WatchedJob:
             message = (self._reader.exception.get("message") or "").strip()
             failed = JobInterruptedError if self._reader.may_be_retried else JobFailedError
             raise failed(*self._failure(f"{self._described()} failed: {message}\n{stack}"))
-        if self.status == "FAILED" and handler.received_opened_message:
-            raise JobInterruptedError(
-                *self._failure(f"{self._described()} ended in the middle, as when its node or process is killed")
+        if self.status == "FAILED":
+            # Not by its work, which would have reported an exception. A defect on the way to it looks the same as a
+            # package index that did not answer, and costs a few short jobs.
+            when = (
+                "in the middle, as when its node or process is killed"
+                if handler.received_opened_message
+                else "before its work began: it could not be started, install its requirements or open its session"
             )
+            raise JobInterruptedError(*self._failure(f"{self._described()} ended {when}"))
         if self.status != "DONE":
             raise JobFailedError(*self._failure(f"{self._described()} did not end well"))
         if not handler.received_opened_message:

@@ -116,6 +116,8 @@ def hostile_graph(embedded: Embedded, tmp_path_factory: pytest.TempPathFactory) 
         graph.put("hostile.txt", "\n".join(rows).encode())
         graph.run("raw_reviews", raise_on_error=True)
         assert graph.value("SELECT COUNT(*) FROM RAW_REVIEWS") == len(rows)
+        # Made by this process, with its own umask; the command makes it again.
+        shutil.rmtree(home / "schedules", ignore_errors=True)
         yield graph
     settings.cache_clear()
 
