@@ -278,13 +278,15 @@ class EmbeddedSnowflake:
         if not first:
             logger.info("request %s came again and is not run again", request_id)
             return await _sent(await asyncio.wrap_future(answer))
-        document = _failure(603, "XX000", "embedded server: the server stopped", query_id)
+        document, has_run = _failure(603, "XX000", "embedded server: the server stopped", query_id), False
         try:
             work = functools.partial(self._answer_or_failure, connection, body, query_id, request_id)
             document = self._in_background(work, query_id) if body.get("asyncExec") else await run_in_threadpool(work)
+            has_run = True
         finally:
             # A large answer to a question is not worth its memory: asked again, it changes nothing.
-            self._answers.end(key, document, not statements.is_question(sql) or repeated_requests.is_small(document))
+            worth = not statements.is_question(sql) or repeated_requests.is_small(document)
+            self._answers.end(key, document, has_run and worth)
         return await _sent(document)
 
     def _in_background(self, work: Callable[[], dict[str, Any]], query_id: str) -> dict[str, Any]:

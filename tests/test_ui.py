@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import psutil
 import pytest
 from conftest import ROOT, Graph
 
+from embedded_snowflake.ray_nodes import JOB_MARK, SERVER_MARK
 from resources.job_lookup import KnownJob, jobs_in
 
 CHROMIUM = next(
@@ -194,13 +196,11 @@ def test_a_run_whose_worker_is_killed_is_retried_and_reads_on_its_job(ui: str, p
 
 def test_a_run_that_is_terminated_takes_its_job_and_its_processes_with_it(ui: str, page, materialized_graph):
     graph: Graph = materialized_graph[0]
-    server = psutil.Process(graph.embedded.process.pid)
-    before = set(server.children(recursive=True))
     run_id = classify_all_again(ui, graph)
     wait_for_job(graph, run_id, "RUNNING")
     page.goto(f"{ui}/runs/{run_id}")
     page.get_by_text("successfully opened dagster pipes").first.wait_for()
-    started = set(server.children(recursive=True)) - before
+    started = processes_of_jobs(graph)
     assert "raylet" in {process.name() for process in started}
     page.get_by_role("button", name="Terminate").click()
     page.get_by_role("dialog").get_by_role("button", name="Terminate").click()
@@ -216,6 +216,18 @@ def test_a_run_that_is_terminated_takes_its_job_and_its_processes_with_it(ui: st
         assert run.status == dg.DagsterRunStatus.CANCELED
         # What was cancelled is not retried.
         assert not instance.get_runs(filters=dg.RunsFilter(tags={"dagster/parent_run_id": run_id}))
+
+
+def processes_of_jobs(graph: Graph) -> list[psutil.Process]:
+    """Every process that the embedded server started for a job, wherever it is in the tree of processes."""
+    data = str(graph.embedded.home / "data")
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            environment = process.environ()
+            if JOB_MARK in environment and environment.get(SERVER_MARK) == data:
+                found.append(process)
+    return found
 
 
 def classify_all_again(ui: str, graph: Graph) -> str:
