@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 import tempfile
@@ -42,7 +43,7 @@ def main(
     data_seed: Annotated[int, typer.Option(help="of the reviews and visits")] = 1,
     job: Annotated[list[str] | None, typer.Option(help=f"only this one of {', '.join(JOBS)}")] = None,
     fault: Annotated[list[str] | None, typer.Option(help=f"only this one of {', '.join(FAULTS)}")] = None,
-    folder: Annotated[Path | None, typer.Option(help="where data, logs and failed rounds are kept")] = None,
+    folder: Annotated[Path | None, typer.Option(help="for data, logs and failed rounds; by default one that goes when all went well")] = None,
 ) -> None:
     """Kill and retry the writing jobs, and count their rows."""
     # So that a run that is told to end takes its processes with it.
@@ -72,6 +73,8 @@ def main(
     failed = sum(not result.well for result in results)
     console.print(f"seeds {seed} to {seed + rounds - 1}, reviews and visits of seed {data_seed}")
     console.print(table(results))
+    if folder is None and not failed:
+        shutil.rmtree(at, ignore_errors=True)
     raise typer.Exit(1 if failed else 0)
 
 
