@@ -43,7 +43,7 @@ def main(
     data_seed: Annotated[int, typer.Option(help="of the reviews and visits")] = 1,
     job: Annotated[list[str] | None, typer.Option(help=f"only this one of {', '.join(JOBS)}")] = None,
     fault: Annotated[list[str] | None, typer.Option(help=f"only this one of {', '.join(FAULTS)}")] = None,
-    folder: Annotated[Path | None, typer.Option(help="for data, logs and failed rounds; by default one that goes when all went well")] = None,
+    folder: Annotated[Path | None, typer.Option(help="for data and logs; by default temporary")] = None,
 ) -> None:
     """Kill and retry the writing jobs, and count their rows."""
     # So that a run that is told to end takes its processes with it.
