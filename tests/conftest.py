@@ -112,6 +112,18 @@ def embedded() -> Iterator[Embedded]:
     shutil.rmtree(HOME.parent, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def payload_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose jobs behave as told, and that has nothing of this one but the job's side of Pipes."""
+    root = tmp_path_factory.mktemp("payload")
+    shutil.copy(ROOT / "tests/pipes_jobs/behave.py", root)
+    (root / "customer_insights/jobs").mkdir(parents=True)
+    for name in ("customer_insights/__init__.py", "customer_insights/jobs/__init__.py"):
+        (root / name).touch()
+    shutil.copy(ROOT / "customer_insights/jobs/pipes_stage_writer.py", root / "customer_insights/jobs")
+    return root
+
+
 @dataclass(frozen=True)
 class Graph:
     """The whole graph on the embedded server, with a Dagster instance of its own and some sample reviews."""

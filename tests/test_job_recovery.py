@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -33,17 +32,6 @@ from resources.snowflake_jobs import PipesSnowflakeJobClient, Polling
 SCHEMA = "HOL_DB.HOL_SCHEMA"
 STAGE = f"{SCHEMA}.RECOVERY_TESTS"
 POOL = "RECOVERY_TESTS_POOL"
-
-
-@pytest.fixture(scope="module")
-def payload_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("payload")
-    shutil.copy(ROOT / "tests/pipes_jobs/behave.py", root)
-    (root / "customer_insights/jobs").mkdir(parents=True)
-    for name in ("customer_insights/__init__.py", "customer_insights/jobs/__init__.py"):
-        (root / name).touch()
-    shutil.copy(ROOT / "customer_insights/jobs/pipes_stage_writer.py", root / "customer_insights/jobs")
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import random
-import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-from conftest import ROOT
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from embedded_snowflake.faults import Faults
@@ -48,20 +46,14 @@ STATEMENTS = [
 
 
 @pytest.fixture(scope="module")
-def client(embedded, tmp_path_factory: pytest.TempPathFactory) -> PipesSnowflakeJobClient:
-    root = tmp_path_factory.mktemp("payload")
-    shutil.copy(ROOT / "tests/pipes_jobs/behave.py", root)
-    (root / "customer_insights/jobs").mkdir(parents=True)
-    for name in ("customer_insights/__init__.py", "customer_insights/jobs/__init__.py"):
-        (root / name).touch()
-    shutil.copy(ROOT / "customer_insights/jobs/pipes_stage_writer.py", root / "customer_insights/jobs")
+def client(embedded, payload_root: Path) -> PipesSnowflakeJobClient:
     embedded.session().sql(
         f"CREATE COMPUTE POOL IF NOT EXISTS {POOL} MIN_NODES = 1 MAX_NODES = 1 INSTANCE_FAMILY = CPU_X64_XS"
     ).collect()
     return PipesSnowflakeJobClient(
         connection_name="embedded",
         compute_pool=POOL,
-        payload=Payload(Path(root)),
+        payload=Payload(payload_root),
         payload_stage=f"{SCHEMA}.FAULTS_TESTS",
         polling=Polling(longest=0.5),
         connection_patience=60,

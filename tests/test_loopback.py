@@ -22,11 +22,11 @@ MARK = "EMBEDDED_SNOWFLAKE_DATA_DIR"
 def listening(pid: int, *others: int) -> list:
     """Addresses on which a process, its descendants and others take connections from the network (TCP and UDP)."""
     found = []
-    parents = [psutil.Process(each) for each in (pid, *others)]
+    parents = [psutil.Process(each) for each in (pid, *others) if psutil.pid_exists(each)]
     for process in {*parents, *(child for parent in parents for child in parent.children(recursive=True))}:
         try:
             connections = process.net_connections(kind="inet")
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
         # An UDP socket has no state; one that has a peer takes nothing from others.
         found += [
@@ -83,11 +83,18 @@ def test_a_jobs_ray_cluster_listens_on_the_loopback_address_only(embedded: Embed
         wait_until_it_runs(job)
         data = str(embedded.home / "data")
         marked = [process.pid for process in psutil.process_iter() if environment(process).get(MARK) == data]
-        names = {Path(psutil.Process(pid).cmdline()[0]).name for pid in marked if psutil.pid_exists(pid)}
-        assert {"raylet", "gcs_server"} <= names
+        assert {"raylet", "gcs_server"} <= {program(pid) for pid in marked}
         assert only_loopback(listening(*marked))
     finally:
         job.cancel()
+
+
+def program(pid: int) -> str:
+    """Name of a process's program; empty where it has ended meanwhile."""
+    try:
+        return Path((psutil.Process(pid).cmdline() or [""])[0]).name
+    except psutil.Error:
+        return ""
 
 
 def environment(process: psutil.Process) -> dict[str, str]:

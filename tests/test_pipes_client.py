@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -47,18 +46,6 @@ DAYS = dg.DailyPartitionsDefinition(start_date=DAY)
 
 
 # -- a project of its own, with its payload, pool and client ------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def payload_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project that has nothing of this one but the job's side of Pipes."""
-    root = tmp_path_factory.mktemp("payload")
-    shutil.copy(ROOT / "tests/pipes_jobs/behave.py", root)
-    (root / "customer_insights/jobs").mkdir(parents=True)
-    for name in ("customer_insights/__init__.py", "customer_insights/jobs/__init__.py"):
-        (root / name).touch()
-    shutil.copy(ROOT / "customer_insights/jobs/pipes_stage_writer.py", root / "customer_insights/jobs")
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -200,8 +200,7 @@ def test_a_run_that_is_terminated_takes_its_job_and_its_processes_with_it(ui: st
     wait_for_job(graph, run_id, "RUNNING")
     page.goto(f"{ui}/runs/{run_id}")
     page.get_by_text("successfully opened dagster pipes").first.wait_for()
-    started = processes_of_jobs(graph)
-    assert any(process.name().startswith("ray::") for process in started)
+    started = wait_for_ray_workers(graph)
     page.get_by_role("button", name="Terminate").click()
     page.get_by_role("dialog").get_by_role("button", name="Terminate").click()
     clicked = time.monotonic()
@@ -228,6 +227,18 @@ def processes_of_jobs(graph: Graph) -> list[psutil.Process]:
             if JOB_MARK in environment and environment.get(SERVER_MARK) == data:
                 found.append(process)
     return found
+
+
+def wait_for_ray_workers(graph: Graph, timeout: float = 60) -> list[psutil.Process]:
+    """The processes of jobs, as soon as some are Ray workers."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        found = processes_of_jobs(graph)
+        with contextlib.suppress(psutil.Error):
+            if any(process.name().startswith("ray::") for process in found):
+                return found
+        time.sleep(0.1)
+    raise AssertionError(f"no Ray worker within {timeout} s")
 
 
 def classify_all_again(ui: str, graph: Graph) -> str:
