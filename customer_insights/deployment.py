@@ -52,7 +52,7 @@ def _administered(settings: Settings) -> list[tuple[str, str, str]]:
 
 def _owned(settings: Settings) -> list[str]:
     """What belongs to the project's own role, in its schema."""
-    stages = (settings.review_stage, settings.payload_stage, settings.work_stage)
+    stages = (settings.review_stage, settings.payload_stage, settings.work_stage, settings.report_stage)
     return [
         f"USE SCHEMA {qualified(settings.database, settings.schema_name)}",
         # Presigned URLs, by which jobs read, open the files of stages that Snowflake encrypts, not the client.
@@ -73,8 +73,8 @@ def reviews_view() -> str:
     """
     return (
         "CREATE OR REPLACE VIEW REVIEWS COPY GRANTS AS\n"
-        "SELECT r.UUID, r.REVIEW_TEXT, q.REVIEW_QUALITY, s.REVIEW_SENTIMENT, s.SENTIMENT_LABEL, r.LANGUAGE, "
-        "r.ARRIVAL_DATE\n"
+        "SELECT r.UUID, r.REVIEW_TEXT, q.REVIEW_QUALITY, s.REVIEW_SENTIMENT, s.SENTIMENT_LABEL, s.ASPECTS,\n"
+        "  q.QUALITY_PROBABILITY, q.QUALITY_SCORE, r.LANGUAGE, r.ARRIVAL_DATE\n"
         "FROM RAW_REVIEWS AS r\n"
         "LEFT JOIN REVIEW_QUALITY AS q ON q.UUID = r.UUID AND q.TEXT_HASH = r.TEXT_HASH\n"
         "LEFT JOIN REVIEW_SENTIMENT AS s ON s.UUID = r.UUID AND s.TEXT_HASH = r.TEXT_HASH"

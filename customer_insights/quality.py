@@ -42,6 +42,7 @@ class QualityScorer:
         self._classifier = zero_shot.load(settings)
 
     def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
+        import numpy as np
         import pandas as pd
 
         labels = list(self._settings.quality_labels)
@@ -55,6 +56,7 @@ class QualityScorer:
                     json.dumps(dict(zip(labels, (round(float(p), 6) for p in row), strict=True)))
                     for row in probabilities
                 ],
+                "QUALITY_SCORE": (probabilities @ np.linspace(1, 0, len(labels))).astype(float),
                 "BACKEND": BACKEND,
                 "MODEL": self._classifier.name,
                 "REVISION": revision(self._settings, self._classifier.revision),

@@ -86,9 +86,9 @@ def _merge_answers(session: Session, asked: str, answers: str, run_id: str) -> d
         "  BACKEND = ?, MODEL = ?, REVISION = source.REVISION, ARRIVAL_DATE = source.ARRIVAL_DATE,\n"
         "  SCORED_AT = SYSDATE(), RUN_ID = ?\n"
         "WHEN NOT MATCHED THEN INSERT (UUID, TEXT_HASH, LANGUAGE, REVIEW_SENTIMENT, SENTIMENT_LABEL, BACKEND, MODEL,\n"
-        "  REVISION, ARRIVAL_DATE, SCORED_AT, RUN_ID)\n"
+        "  REVISION, UNANSWERED, ARRIVAL_DATE, SCORED_AT, RUN_ID)\n"
         "  VALUES (source.UUID, source.TEXT_HASH, source.LANGUAGE, source.REVIEW_SENTIMENT, source.SENTIMENT_LABEL,\n"
-        "  ?, ?, source.REVISION, source.ARRIVAL_DATE, SYSDATE(), ?)",
+        "  ?, ?, source.REVISION, 0, source.ARRIVAL_DATE, SYSDATE(), ?)",
         [
             UNKNOWN,
             *(value for pair in CLASS_SCORES.items() for value in pair),
@@ -114,6 +114,9 @@ class SentimentScorer:
             {
                 "REVIEW_SENTIMENT": prediction.scores,
                 "SENTIMENT_LABEL": prediction.labels,
+                "SENTIMENT_CONFIDENCE": prediction.confidences,
+                "ASPECTS": None,
+                "UNANSWERED": 0,
                 "BACKEND": self._model.backend,
                 "MODEL": self._model.name,
                 "REVISION": self._model.revision,

@@ -36,11 +36,12 @@ _TEXTS_AT_ONCE = 256
 class Prediction:
     """``scores``: (n_texts,) float64, -1 (negative) to 1 (positive).
 
-    ``labels``: one of the model's classes for each text.
+    ``labels``: one of the model's classes for each text. ``confidences``: (n_texts,) float64, its probability.
     """
 
     scores: np.ndarray
     labels: list[str]
+    confidences: np.ndarray
 
 
 class SentimentModel(Protocol):
@@ -245,4 +246,5 @@ def _headed_identity(package: str, head: Head) -> tuple[str, str]:
 def _prediction(probabilities: np.ndarray, classes: tuple[str, ...]) -> Prediction:
     scores = probabilities[:, classes.index("positive")] - probabilities[:, classes.index("negative")]
     labels = [classes[index] for index in probabilities.argmax(axis=1)]
-    return Prediction(np.clip(scores.astype(np.float64), -1.0, 1.0), labels)
+    confidences = probabilities.max(axis=1).astype(np.float64) if len(labels) else np.zeros(0)
+    return Prediction(np.clip(scores.astype(np.float64), -1.0, 1.0), labels, confidences)

@@ -46,6 +46,7 @@ class Settings(BaseSettings):
         default="PAYLOAD_STAGE", description="where job code is uploaded, by code version"
     )
     work_stage: Identifier = Field(default="WORK_STAGE", description="where jobs exchange Parquet and messages, by run")
+    report_stage: Identifier = Field(default="REPORTS", description="where the daily report is put, a file a day")
     model_name: Identifier = "CONVERSION_MODEL"
 
     # how the jobs run
@@ -77,6 +78,13 @@ class Settings(BaseSettings):
         default="use", description="'use', 'e5', or for transformers a name on the Hugging Face hub or a folder"
     )
     sentiment_revision: str | None = None
+    review_aspects: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
+        default=("price", "quality", "delivery", "service"),
+        description="what reviews may speak of, judged one by one; empty: not asked",
+    )
+    sentiment_attempts: int = Field(
+        default=3, ge=1, description="how often Cortex is asked about a text that it does not answer"
+    )
 
     # quality: the labels are the hypotheses of the quickstart's zero-shot classifier
     quality_labels: tuple[str, ...] = (
@@ -93,7 +101,38 @@ class Settings(BaseSettings):
     # the purchase model
     minimum_training_rows: int = Field(default=200, ge=20)
     promotion_tolerance: float = Field(
-        default=0.005, ge=0, description="AUC by which a challenger may fall short of the champion"
+        default=0.01, ge=0, description="AUC by which a challenger may fall short of the champion, inside the interval"
+    )
+    calibration_limit: float = Field(
+        default=0.03,
+        ge=0,
+        description="expected calibration error of a champion; more is allowed where chance gives more",
+    )
+    class_weight_below: float = Field(
+        default=0.1, ge=0, le=0.5, description="share of purchases below which the few weigh more in training"
+    )
+    search_trials: int = Field(
+        default=0, ge=0, description="parameter sets that Ray Tune tries before training; 0: the parameters as they are"
+    )
+    search_seconds: float = Field(default=600, gt=0, description="time after which the search starts no other trial")
+    distributed_training_rows: int = Field(
+        default=5_000_000, ge=1, description="training rows from which Ray Train spreads the fit over the nodes"
+    )
+    training_as_of: str | None = Field(
+        default=None, description="last day of arrival (YYYY-MM-DD) that features may know; None: all that has arrived"
+    )
+    purchase_value: float = Field(default=20.0, gt=0, description="what a purchase brings, in any currency")
+    contact_cost: float = Field(default=5.0, ge=0, description="what contacting a customer costs, in the same currency")
+
+    # drift: the latest days of arrival against the champion's training set; an alarm must be large and not by chance
+    drift_window_days: int = Field(default=7, ge=1)
+    drift_stability_limit: float = Field(default=0.2, gt=0, description="population stability index")
+    drift_distance_limit: float = Field(default=0.1, gt=0, description="Kolmogorov-Smirnov distance")
+    drift_significance: float = Field(
+        default=0.01, gt=0, lt=1, description="chance of a false alarm of one report; divided among what is measured"
+    )
+    model_monitor: bool = Field(
+        default=False, description="let Snowflake monitor the champion too (CREATE MODEL MONITOR; accounts only)"
     )
 
     # credits an hour of one node of the pool's family (Snowflake's consumption table); for the estimate in metadata

@@ -168,6 +168,24 @@ REVIEW_SENTIMENT = Table(
             nullable=False,
             lineage=("RAW_REVIEWS.REVIEW_TEXT",),
         ),
+        Column(
+            "SENTIMENT_CONFIDENCE",
+            "FLOAT",
+            "Probability of the class, 0 to 1; NULL where the backend gives none (Cortex).",
+            lineage=("RAW_REVIEWS.REVIEW_TEXT",),
+        ),
+        Column(
+            "ASPECTS",
+            "STRING",
+            "Class of each aspect that the review speaks of, as a JSON object; NULL where aspects were not asked for.",
+            lineage=("RAW_REVIEWS.REVIEW_TEXT",),
+        ),
+        Column(
+            "UNANSWERED",
+            "INT",
+            "How often this text was asked about without an answer; 0 once there is one.",
+            nullable=False,
+        ),
         *_SCORE_ORIGIN,
         _ARRIVAL,
         Column("SCORED_AT", "TIMESTAMP_NTZ", "When the score was computed (UTC).", nullable=False),
@@ -203,6 +221,13 @@ REVIEW_QUALITY = Table(
             nullable=False,
             lineage=("RAW_REVIEWS.REVIEW_TEXT",),
         ),
+        Column(
+            "QUALITY_SCORE",
+            "FLOAT",
+            "How much a reader learns, 0 to 1: the mean place of the labels by probability, the first of them at 1.",
+            nullable=False,
+            lineage=("RAW_REVIEWS.REVIEW_TEXT",),
+        ),
         *_SCORE_ORIGIN,
         _ARRIVAL,
         Column("SCORED_AT", "TIMESTAMP_NTZ", "When the label was computed (UTC).", nullable=False),
@@ -220,6 +245,14 @@ REVIEWS = Table(
         Column("REVIEW_QUALITY", "STRING", "Quality label.", lineage=("REVIEW_QUALITY.REVIEW_QUALITY",)),
         Column("REVIEW_SENTIMENT", "FLOAT", "Sentiment, -1 to 1.", lineage=("REVIEW_SENTIMENT.REVIEW_SENTIMENT",)),
         Column("SENTIMENT_LABEL", "STRING", "Sentiment class.", lineage=("REVIEW_SENTIMENT.SENTIMENT_LABEL",)),
+        Column("ASPECTS", "STRING", "Class of each aspect, as JSON.", lineage=("REVIEW_SENTIMENT.ASPECTS",)),
+        Column(
+            "QUALITY_PROBABILITY",
+            "FLOAT",
+            "Probability of the quality label.",
+            lineage=("REVIEW_QUALITY.QUALITY_PROBABILITY",),
+        ),
+        Column("QUALITY_SCORE", "FLOAT", "How much a reader learns.", lineage=("REVIEW_QUALITY.QUALITY_SCORE",)),
         Column("LANGUAGE", "STRING", "Detected language.", nullable=False, lineage=("RAW_REVIEWS.LANGUAGE",)),
         Column("ARRIVAL_DATE", "DATE", "Day of arrival.", nullable=False, lineage=("RAW_REVIEWS.ARRIVAL_DATE",)),
     ),
@@ -239,6 +272,20 @@ PURCHASE_FEATURES = Table(
         Column("REVIEW_LENGTH", "INT", "Characters of the review.", nullable=False, lineage=("REVIEWS.REVIEW_TEXT",)),
         Column("REVIEW_SENTIMENT", "FLOAT", "Sentiment, -1 to 1.", lineage=("REVIEWS.REVIEW_SENTIMENT",)),
         Column("REVIEW_QUALITY", "STRING", "Quality label.", nullable=False, lineage=("REVIEWS.REVIEW_QUALITY",)),
+        Column(
+            "QUALITY_PROBABILITY",
+            "FLOAT",
+            "Probability of the quality label, 0 to 1.",
+            nullable=False,
+            lineage=("REVIEWS.QUALITY_PROBABILITY",),
+        ),
+        Column(
+            "QUALITY_SCORE",
+            "FLOAT",
+            "How much a reader learns, 0 to 1.",
+            nullable=False,
+            lineage=("REVIEWS.QUALITY_SCORE",),
+        ),
         Column("PURCHASE_DECISION", "INT", "The target, 0 or 1.", lineage=("TABULAR_DATA.PURCHASE_DECISION",)),
         Column("ARRIVAL_DATE", "DATE", "Day of arrival.", nullable=False, lineage=("REVIEWS.ARRIVAL_DATE",)),
     ),
@@ -247,8 +294,18 @@ PURCHASE_FEATURES = Table(
 
 # What the model sees, in this order; the key, the target and the day of arrival stay out.
 NOMINAL_FEATURES = ("PRODUCT_TYPE", "PRODUCT_LAYOUT", "LANGUAGE", "REVIEW_QUALITY")
-NUMERIC_FEATURES = ("PAGE_LOAD_TIME", "PRODUCT_RATING", "REVIEW_LENGTH", "REVIEW_SENTIMENT")
+NUMERIC_FEATURES = (
+    "PAGE_LOAD_TIME",
+    "PRODUCT_RATING",
+    "REVIEW_LENGTH",
+    "REVIEW_SENTIMENT",
+    "QUALITY_PROBABILITY",
+    "QUALITY_SCORE",
+)
 MODEL_FEATURES = (*NOMINAL_FEATURES, *NUMERIC_FEATURES)
+# What is known while the visitor is on the page. The others come from a review, which is written later: with them the
+# model says who buys among those who have written, not among those who are about to visit.
+KNOWN_BEFORE_PURCHASE = ("PRODUCT_TYPE", "PRODUCT_LAYOUT", "PAGE_LOAD_TIME", "PRODUCT_RATING")
 TARGET = "PURCHASE_DECISION"
 
 _MODEL_VERSION = Column("MODEL_VERSION", "STRING", "Version of the model in the registry.", nullable=False)
@@ -331,6 +388,212 @@ PRODUCT_INSIGHTS = Table(
     key=("PRODUCT_TYPE", "PRODUCT_LAYOUT"),
 )
 
+ASPECT_INSIGHTS = Table(
+    "ASPECT_INSIGHTS",
+    "One aspect (price, quality, delivery, service) of one product type in one layout: how often it is liked.",
+    (
+        Column("PRODUCT_TYPE", "STRING", "Product type.", nullable=False, lineage=("PURCHASE_FEATURES.PRODUCT_TYPE",)),
+        Column("PRODUCT_LAYOUT", "STRING", "Layout.", nullable=False, lineage=("PURCHASE_FEATURES.PRODUCT_LAYOUT",)),
+        Column("ASPECT", "STRING", "What is spoken of.", nullable=False, lineage=("REVIEWS.ASPECTS",)),
+        Column("MENTIONS", "INT", "Reviews that speak of it.", nullable=False, lineage=("REVIEWS.ASPECTS",)),
+        Column("LIKED", "INT", "Reviews that praise it.", nullable=False, lineage=("REVIEWS.ASPECTS",)),
+        Column("DISLIKED", "INT", "Reviews that complain of it.", nullable=False, lineage=("REVIEWS.ASPECTS",)),
+        Column(
+            "LIKED_SHARE",
+            "FLOAT",
+            "Praise among praise and complaint, 0 to 1; NULL where there is neither.",
+            lineage=("REVIEWS.ASPECTS",),
+        ),
+        Column("LIKED_SHARE_LOW", "FLOAT", "Lower end of the 95 % Wilson interval.", lineage=("REVIEWS.ASPECTS",)),
+        Column("LIKED_SHARE_HIGH", "FLOAT", "Upper end of the 95 % Wilson interval.", lineage=("REVIEWS.ASPECTS",)),
+        Column("LIKED_EXAMPLE", "STRING", "A review that praises it, as written.", lineage=("REVIEWS.REVIEW_TEXT",)),
+        Column("LIKED_LANGUAGE", "STRING", "Its language.", lineage=("REVIEWS.LANGUAGE",)),
+        Column("DISLIKED_EXAMPLE", "STRING", "A review that complains, as written.", lineage=("REVIEWS.REVIEW_TEXT",)),
+        Column("DISLIKED_LANGUAGE", "STRING", "Its language.", lineage=("REVIEWS.LANGUAGE",)),
+        Column("COMPUTED_AT", "TIMESTAMP_NTZ", "When the row was computed (UTC).", nullable=False),
+        _RUN,
+    ),
+    key=("PRODUCT_TYPE", "PRODUCT_LAYOUT", "ASPECT"),
+)
+
+PURCHASE_RATES = Table(
+    "PURCHASE_RATES",
+    "How many visits end in a purchase, by one property of the visit at a time.",
+    (
+        Column(
+            "DIMENSION",
+            "STRING",
+            "REVIEW_SENTIMENT, REVIEW_QUALITY, PAGE_LOAD_TIME, PRODUCT_RATING or LANGUAGE.",
+            nullable=False,
+        ),
+        Column("BUCKET", "STRING", "Value or range of it.", nullable=False, lineage=_FEATURE_LINEAGE),
+        Column("POSITION", "INT", "Order of the bucket within its dimension, from 1.", nullable=False),
+        Column("VISITS", "INT", "Decided visits.", nullable=False, lineage=("PURCHASE_FEATURES.PURCHASE_DECISION",)),
+        Column(
+            "PURCHASES", "INT", "Of these, purchases.", nullable=False, lineage=("PURCHASE_FEATURES.PURCHASE_DECISION",)
+        ),
+        Column("PURCHASE_RATE", "FLOAT", "Their share.", lineage=("PURCHASE_FEATURES.PURCHASE_DECISION",)),
+        Column(
+            "PURCHASE_RATE_LOW",
+            "FLOAT",
+            "Lower end of the 95 % Wilson interval.",
+            lineage=("PURCHASE_FEATURES.PURCHASE_DECISION",),
+        ),
+        Column(
+            "PURCHASE_RATE_HIGH",
+            "FLOAT",
+            "Upper end of the 95 % Wilson interval.",
+            lineage=("PURCHASE_FEATURES.PURCHASE_DECISION",),
+        ),
+        Column("COMPUTED_AT", "TIMESTAMP_NTZ", "When the row was computed (UTC).", nullable=False),
+        _RUN,
+    ),
+    key=("DIMENSION", "BUCKET"),
+)
+
+TARGETING = Table(
+    "TARGETING",
+    "One tenth of the visits by the champion's probability, and what contacting them is expected to bring.",
+    (
+        Column("DECILE", "INT", "1: the most likely to buy.", nullable=False, lineage=("PURCHASE_PROPENSITY.DECILE",)),
+        Column("VISITS", "INT", "Visits in it.", nullable=False, lineage=("PURCHASE_PROPENSITY.UUID",)),
+        Column(
+            "LOWEST_PROBABILITY",
+            "FLOAT",
+            "Smallest probability in it.",
+            nullable=False,
+            lineage=("PURCHASE_PROPENSITY.PURCHASE_PROBABILITY",),
+        ),
+        Column(
+            "MEAN_PROBABILITY",
+            "FLOAT",
+            "Mean probability in it.",
+            nullable=False,
+            lineage=("PURCHASE_PROPENSITY.PURCHASE_PROBABILITY",),
+        ),
+        Column(
+            "EXPECTED_PURCHASES",
+            "FLOAT",
+            "Sum of the probabilities.",
+            nullable=False,
+            lineage=("PURCHASE_PROPENSITY.PURCHASE_PROBABILITY",),
+        ),
+        Column(
+            "EXPECTED_GAIN",
+            "FLOAT",
+            "Share of all expected purchases in this decile and those above, 0 to 1.",
+            lineage=("PURCHASE_PROPENSITY.PURCHASE_PROBABILITY",),
+        ),
+        Column(
+            "EXPECTED_PROFIT",
+            "FLOAT",
+            "Expected purchases times the value of one, less the cost of contacting every visit in it (settings).",
+            nullable=False,
+            lineage=("PURCHASE_PROPENSITY.PURCHASE_PROBABILITY",),
+        ),
+        _MODEL_VERSION,
+        Column("COMPUTED_AT", "TIMESTAMP_NTZ", "When the row was computed (UTC).", nullable=False),
+        _RUN,
+    ),
+    key=("DECILE",),
+)
+
+MODEL_REFERENCE = Table(
+    "MODEL_REFERENCE",
+    "One visit of the training set of one model version, with the probability that it gave when it was trained: what "
+    "drift is measured against, and what the version must give again when it is loaded from the registry.",
+    (
+        _MODEL_VERSION,
+        _uuid("PURCHASE_FEATURES.UUID"),
+        Column("PART", "STRING", "train, validation or test.", nullable=False),
+        *(
+            Column(
+                column.name,
+                column.type,
+                column.description,
+                nullable=column.nullable,
+                lineage=(f"PURCHASE_FEATURES.{column.name}",),
+            )
+            for column in PURCHASE_FEATURES.columns
+            if column.name in (*MODEL_FEATURES, TARGET)
+        ),
+        Column(
+            "PURCHASE_PROBABILITY",
+            "FLOAT",
+            "What the version predicted right after training, 0 to 1.",
+            nullable=False,
+            lineage=_FEATURE_LINEAGE,
+        ),
+        Column("LOGGED_AT", "TIMESTAMP_NTZ", "When the row was written (UTC).", nullable=False),
+        _RUN,
+    ),
+    key=("MODEL_VERSION", "UUID"),
+)
+
+MODEL_EVALUATIONS = Table(
+    "MODEL_EVALUATIONS",
+    "One metric of one model on the test visits of one version's training set, or on a segment of them.",
+    (
+        _MODEL_VERSION,
+        Column(
+            "MODEL",
+            "STRING",
+            "challenger, champion, prior, logistic_regression or known_before_purchase.",
+            nullable=False,
+        ),
+        Column("SEGMENT_BY", "STRING", "Column of the segment; ALL for every test visit.", nullable=False),
+        Column("SEGMENT", "STRING", "Its value; ALL for every test visit.", nullable=False),
+        Column("METRIC", "STRING", "Name of the metric, e.g. roc_auc.", nullable=False),
+        Column("VALUE", "FLOAT", "The metric.", nullable=False, lineage=("PURCHASE_FEATURES.PURCHASE_DECISION",)),
+        Column("LOW", "FLOAT", "Lower end of its 95 % bootstrap interval."),
+        Column("HIGH", "FLOAT", "Upper end of its 95 % bootstrap interval."),
+        Column("VISITS", "INT", "Test visits measured on.", nullable=False),
+        Column("PURCHASES", "INT", "Of these, purchases.", nullable=False),
+        Column("MEASURED_AT", "TIMESTAMP_NTZ", "When it was measured (UTC).", nullable=False),
+        _RUN,
+    ),
+    key=("MODEL_VERSION", "MODEL", "SEGMENT_BY", "SEGMENT", "METRIC"),
+)
+
+CHAMPION_HISTORY = Table(
+    "CHAMPION_HISTORY",
+    "One change of the version in service: who it was, who it is, and why.",
+    (
+        Column("CHANGED_AT", "TIMESTAMP_NTZ", "When the change was decided (UTC).", nullable=False),
+        _MODEL_VERSION,
+        Column("PREVIOUS_VERSION", "STRING", "The version in service before; NULL for the first."),
+        Column("ACTION", "STRING", "promotion or rollback.", nullable=False),
+        Column("REASON", "STRING", "What was found, or what the person who rolled back wrote.", nullable=False),
+        _RUN,
+    ),
+    key=("RUN_ID",),
+)
+
+DRIFT_REPORT = Table(
+    "DRIFT_REPORT",
+    "How far the visits of the latest days are from the champion's training set, in one thing that is measured.",
+    (
+        Column("WINDOW_START", "DATE", "First day of arrival of the visits compared.", nullable=False),
+        Column("WINDOW_END", "DATE", "Last day of arrival of the visits compared.", nullable=False),
+        _MODEL_VERSION,
+        Column("MEASURED", "STRING", "A feature, PURCHASE_PROBABILITY or PURCHASE_DECISION.", nullable=False),
+        Column("KIND", "STRING", "nominal, numeric, score, label or nulls.", nullable=False),
+        Column(
+            "REFERENCE_ROWS", "INT", "Visits of the training set.", nullable=False, lineage=("MODEL_REFERENCE.UUID",)
+        ),
+        Column("CURRENT_ROWS", "INT", "Visits of the window.", nullable=False, lineage=("PURCHASE_FEATURES.UUID",)),
+        Column("REFERENCE_VALUE", "FLOAT", "Mean (numbers), share of the commonest value (nominal) or of NULLs, then."),
+        Column("CURRENT_VALUE", "FLOAT", "The same, now.", lineage=_FEATURE_LINEAGE),
+        Column("POPULATION_STABILITY", "FLOAT", "Population stability index; NULL where it is not defined."),
+        Column("KOLMOGOROV_SMIRNOV", "FLOAT", "Largest distance of the distribution functions; numbers only."),
+        Column("P_VALUE", "FLOAT", "Probability of at least this much by chance, before correction for many tests."),
+        Column("DRIFTED", "INT", "1 when it is both large and not by chance (settings).", nullable=False),
+        Column("COMPUTED_AT", "TIMESTAMP_NTZ", "When the row was computed (UTC).", nullable=False),
+        _RUN,
+    ),
+    key=("WINDOW_END", "MODEL_VERSION", "MEASURED", "KIND"),
+)
+
 # Tables that deployment creates; REVIEWS is a view over three of them.
 TABLES = (
     TABULAR_DATA,
@@ -343,5 +606,12 @@ TABLES = (
     PURCHASE_FEATURES,
     PURCHASE_PROPENSITY,
     MODEL_EXPLANATIONS,
+    MODEL_REFERENCE,
+    MODEL_EVALUATIONS,
+    CHAMPION_HISTORY,
     PRODUCT_INSIGHTS,
+    ASPECT_INSIGHTS,
+    PURCHASE_RATES,
+    TARGETING,
+    DRIFT_REPORT,
 )

@@ -100,8 +100,8 @@ def test_a_visit_without_a_rating_is_told_and_does_not_stop_the_others(empty_gra
 def test_one_class_only_in_the_target_fails_the_training_with_the_reason(empty_graph: Graph):
     session = empty_graph.session()
     session.sql(
-        "INSERT INTO PURCHASE_FEATURES SELECT 'u' || SEQ4(), 'Toys', 'grid', 1.0, 4, 'en', 10, 0.5, 'basic', 1, "
-        "'2026-11-01'::DATE FROM TABLE(GENERATOR(ROWCOUNT => 400))"
+        "INSERT INTO PURCHASE_FEATURES SELECT 'u' || SEQ4(), 'Toys', 'grid', 1.0, 4, 'en', 10, 0.5, 'basic', "
+        "0.9, 0.5, 1, '2026-11-01'::DATE FROM TABLE(GENERATOR(ROWCOUNT => 400))"
     ).collect()
     said = failure(empty_graph.run("conversion_model"), "conversion_model")
     assert "PURCHASE_DECISION = [1]" in said
