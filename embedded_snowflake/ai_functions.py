@@ -41,22 +41,38 @@ REFUSED = frozenset(
 )
 # The engine's name of SNOWFLAKE.CORTEX.SENTIMENT: functions of the engine have no schema.
 CORTEX_SENTIMENT = "CORTEX_SENTIMENT"
+# And of AI_SENTIMENT with categories: functions of the engine have one number of arguments.
+AI_SENTIMENT_OF = "AI_SENTIMENT_OF"
+# Snowflake's limits: https://docs.snowflake.com/en/sql-reference/functions/ai_sentiment
+MAXIMUM_CATEGORIES = 10
+MAXIMUM_CATEGORY_CHARACTERS = 30
 
-# What both say of a text without a character.
-_EMPTY: dict[str, Any] = {"label": "unknown", "score": 0.0}
+UNKNOWN = "unknown"
+# What the functions say of a text without a character.
+_EMPTY: dict[str, Any] = {"label": UNKNOWN, "score": 0.0, "aspects": None}
 
 
 @at_start
 def start(server: EmbeddedSnowflake) -> None:
-    """Make the two functions known to the engine; the model is imported at their first call."""
+    """Make the functions known to the engine; the model is imported at their first call."""
     process = InferenceProcess()
     server.shutdown_callbacks.append(process.stop)
     source = server.configuration.sentiment_model
 
     def ai_sentiment(texts: pa.ChunkedArray) -> pa.Array:
         labels = _by_text(process, source, "AI_SENTIMENT", "label", texts)
-        objects = pa.array([_sentiment_object(label) for label in labels], pa.string())
-        return pa.ExtensionArray.from_storage(pa.json_(), objects)
+        return _json_array([_sentiment_object(label, {}) for label in labels])
+
+    def ai_sentiment_of(texts: pa.ChunkedArray, categories: pa.ChunkedArray) -> pa.Array:
+        asked = [_categories(value) for value in categories.to_pylist()]
+        labels = _by_text(process, source, "AI_SENTIMENT", "label", texts)
+        aspects = _by_text(process, source, "AI_SENTIMENT", "aspects", texts) if any(asked) else [None] * len(labels)
+        return _json_array(
+            [
+                _sentiment_object(label, _of_categories(names or [], found))
+                for label, names, found in zip(labels, asked, aspects, strict=True)
+            ]
+        )
 
     def cortex_sentiment(texts: pa.ChunkedArray) -> pa.Array:
         return pa.array(_by_text(process, source, "SNOWFLAKE.CORTEX.SENTIMENT", "score", texts), pa.float64())
@@ -64,11 +80,59 @@ def start(server: EmbeddedSnowflake) -> None:
     engine = server.fakesnow.duck_conn
     options: dict[str, Any] = {"type": "arrow", "null_handling": "special"}
     engine.create_function("AI_SENTIMENT", ai_sentiment, ["VARCHAR"], "JSON", **options)
+    engine.create_function(AI_SENTIMENT_OF, ai_sentiment_of, ["VARCHAR", "JSON"], "JSON", **options)
     engine.create_function(CORTEX_SENTIMENT, cortex_sentiment, ["VARCHAR"], "DOUBLE", **options)
 
 
-def _sentiment_object(label: str | None) -> str | None:
-    return None if label is None else json.dumps({"categories": [{"name": "overall", "sentiment": label}]})
+def _json_array(objects: list[str | None]) -> pa.Array:
+    return pa.ExtensionArray.from_storage(pa.json_(), pa.array(objects, pa.string()))
+
+
+def _sentiment_object(label: str | None, aspects: dict[str, str]) -> str | None:
+    if label is None:
+        return None
+    records = [{"name": name, "sentiment": sentiment} for name, sentiment in {"overall": label, **aspects}.items()]
+    return json.dumps({"categories": records}, ensure_ascii=False)
+
+
+def _categories(value: str | None) -> list[str] | None:
+    """The categories of one row; None for NULL.
+
+    Raises:
+        InferenceError: Snowflake would not take them.
+    """
+    if value is None:
+        return None
+    names = json.loads(value)
+    wrong = not isinstance(names, list) or not all(isinstance(name, str) for name in names)
+    if wrong or len(names) > MAXIMUM_CATEGORIES or any(len(name) > MAXIMUM_CATEGORY_CHARACTERS for name in names):
+        raise InferenceError(
+            f"AI_SENTIMENT: categories must be an array of up to {MAXIMUM_CATEGORIES} strings of up to "
+            f"{MAXIMUM_CATEGORY_CHARACTERS} characters, found {value}"
+        )
+    return names
+
+
+def _of_categories(names: list[str], found: str | None) -> dict[str, str]:
+    """Each category with what the model says of it, under the name that was asked for.
+
+    Args:
+        found: the model's aspects as a JSON object, all that it knows; None for a text that it was not given.
+
+    Raises:
+        InferenceError: the model does not know a category. What it says nothing of is not made up.
+    """
+    if found is None:
+        return dict.fromkeys(names, UNKNOWN)
+    known = {name.casefold(): sentiment for name, sentiment in json.loads(found).items()}
+    if strange := [name for name in names if name.casefold() not in known]:
+        raise InferenceError(_unknown_category(strange[0], list(known)))
+    return {name: known[name.casefold()] for name in names}
+
+
+def _unknown_category(name: str, known: list[str]) -> str:
+    hint = f"its model knows {', '.join(known)}" if known else "its model knows no categories"
+    return str(unsupported(f"AI_SENTIMENT with the category '{name}'", hint).raw_msg)
 
 
 def _by_text(
@@ -106,11 +170,17 @@ def cortex_functions(query: Query) -> str:
         path = [part.upper() for part in call.path]
         if len(path) == 1 and path[0] in REFUSED:
             raise unsupported(path[0])
-        if path == ["AI_SENTIMENT"] and len(call.arguments) > 1:
-            raise unsupported("AI_SENTIMENT with categories")
         if path[:2] == ["SNOWFLAKE", "CORTEX"] and len(path) == 3:
             if path[2] not in {"SENTIMENT", "AI_SENTIMENT"}:
                 raise unsupported(".".join(path))
-            name = CORTEX_SENTIMENT if path[2] == "SENTIMENT" else path[2]
+            name = CORTEX_SENTIMENT if path[2] == "SENTIMENT" else _ai_sentiment(call)
             edits.append(tokens.Edit(call.start, call.name_end, name))
+        if path == ["AI_SENTIMENT"]:
+            edits.append(tokens.Edit(call.start, call.name_end, _ai_sentiment(call)))
     return found.edited(edits)
+
+
+def _ai_sentiment(call: tokens.Call) -> str:
+    if len(call.arguments) > 2:
+        raise unsupported("AI_SENTIMENT with return_error_details")
+    return AI_SENTIMENT_OF if len(call.arguments) == 2 else "AI_SENTIMENT"

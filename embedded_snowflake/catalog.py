@@ -1,5 +1,5 @@
-"""What this server remembers about its own objects (stages, pools, jobs, models), in one DuckDB file under the data
-directory.
+"""What this server remembers about its own objects (stages, pools, jobs, models, datasets), in one DuckDB file under
+the data directory.
 
 A concern declares its tables here by ``declare``; its handlers read and write them by SQL. Rows of users' tables are
 not here: fakesnow keeps those in one file per database.

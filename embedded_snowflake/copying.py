@@ -96,7 +96,7 @@ def target_table(expression: exp.Copy) -> exp.Table:
 def _spelled(table: Expr) -> str | None:
     this = table.this
     spelled = str(this.this) if isinstance(this, (exp.Var, exp.Literal)) else ""
-    return spelled if spelled.startswith("@") else None
+    return spelled if spelled.startswith(("@", "snow://")) else None
 
 
 def _flag(options: dict[str, Any], key: str) -> bool:
@@ -201,7 +201,7 @@ def _named(location: StageLocation, found: list[StagedFile], wanted: list[str]) 
 
 
 def _shown(location: StageLocation, file: StagedFile) -> str:
-    return f"{location.stage.name.name.lower()}/{file.path}"
+    return location.stage.prefix + file.path
 
 
 def _history(copy: Copy, table: exp.Table) -> tuple[str, str, str]:

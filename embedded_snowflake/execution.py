@@ -30,6 +30,7 @@ from sqlglot.errors import SqlglotError
 
 from embedded_snowflake import (
     copying,
+    datasets,
     descriptions,
     disk_space,
     models,
@@ -632,6 +633,7 @@ def _after(run: Run) -> None:
         database, schema = _schema_name(run, expression)
         stages.drop_all_in(run.server, database, schema)
         models.drop_all_in(run.server, database, schema)
+        datasets.drop_all_in(run.server, database, schema)
         descriptions.forget_all_in(run.server, database, schema)
     elif isinstance(expression, exp.Alter) and (renamed := expression.find(exp.AlterRename)):
         old, new = _name(run, expression.this), _name(run, renamed.this)
@@ -680,6 +682,7 @@ def _drop_database(run: Run, expression: exp.Drop) -> Result:
         run.duckdb.execute(f'DETACH "{database}"')
         stages.drop_all_in(run.server, database)
         models.drop_all_in(run.server, database)
+        datasets.drop_all_in(run.server, database)
         descriptions.forget_all_in(run.server, database)
         run.server.forget_database(database)
     message = f"{database} successfully dropped." if attached else "Drop statement executed successfully."

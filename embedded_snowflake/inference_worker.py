@@ -189,9 +189,10 @@ _HANDLERS = _Handlers()
 
 
 def _sentiment(header: dict[str, Any], table: pa.Table) -> pa.Table:
-    """The column asked for, ``score`` (-1..1) or ``label``, of every text of the column ``text``."""
-    column = header["column"]
-    return _predicted(header["source"], tuple(table.column("text").to_pylist())).select([column])
+    """The column asked for, ``score`` (-1..1), ``label`` or ``aspects``, of every text of the column ``text``."""
+    column, texts = header["column"], tuple(table.column("text").to_pylist())
+    answer = _aspects if column == "aspects" else _predicted
+    return answer(header["source"], texts).select([column])
 
 
 # A query that asks for both columns sends each batch of rows twice, a thread of the engine at a time.
@@ -211,6 +212,19 @@ def _predicted(source: str, texts: tuple[str, ...]) -> pa.Table:
             "label": pa.array([str(label) for label in labels], pa.string()),
         }
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _aspects(source: str, texts: tuple[str, ...]) -> pa.Table:
+    """Every aspect that the model knows with its class in each text, as a JSON object; ``unknown``: not spoken of.
+
+    A model says what it knows by ``aspect_names`` and ``aspects(texts)``; one without them knows no aspects.
+    """
+    model = _sentiment_model(source)
+    names = tuple(getattr(model, "aspect_names", ()))
+    found = model.aspects(list(texts)) if names else [{} for _ in texts]
+    objects = [json.dumps({name: str(said.get(name, "unknown")) for name in names}) for said in found]
+    return pa.table({"aspects": pa.array(objects, pa.string())})
 
 
 @functools.cache

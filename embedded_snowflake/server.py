@@ -80,6 +80,8 @@ CONCERNS = (
     "jobs",
     "models",
     "model_inference",
+    "datasets",
+    "dataset_versions",
     "ai_functions",
 )
 
@@ -169,7 +171,7 @@ class EmbeddedSnowflake:
 
     def _confine(self) -> None:
         """Keep SQL inside: read_text('/etc/passwd') is a query too. For the engine's life, no setting undoes it."""
-        inside = ("databases", "stages", "temporary_stages", "incoming")
+        inside = ("databases", "stages", "temporary_stages", "datasets", "incoming")
         allowed = ", ".join(quoted_text(str(self.data_dir / name)) for name in inside)
         self.fakesnow.duck_conn.execute(f"SET allowed_directories = [{allowed}]")
         self.fakesnow.duck_conn.execute("SET enable_external_access = false")

@@ -205,15 +205,27 @@ def _sources(node: Expr) -> list[str]:
     return [table.alias_or_name for table in tables]
 
 
+def _random(node: Expr, _: Context) -> Expr:
+    """RANDOM([seed]): 64 bits; with a seed the same ones again. fakesnow's rule overflows in a query within a query."""
+    if not isinstance(node, exp.Rand):
+        return node
+    number = exp.Window(this=exp.RowNumber())
+    source = [number, node.this] if node.this else [exp.Anonymous(this="UUID")]
+    hashed = exp.cast(exp.Anonymous(this="HASH", expressions=source), "INT128")
+    return exp.cast(exp.paren(exp.Sub(this=hashed, expression=exp.Literal.number(2**63))), "BIGINT")
+
+
 def _presigned_url(node: Expr, context: Context) -> Expr:
     """GET_PRESIGNED_URL(@stage, path [, seconds])"""
     if not (isinstance(node, exp.Anonymous) and node.name.upper() == "GET_PRESIGNED_URL"):
         return node
     stage, path, *seconds = node.expressions
     spelled = stage.name if isinstance(stage, exp.Literal) else stage.sql(dialect="snowflake")
-    location = stages.resolve(context.server, context.connection, f"@{spelled.lstrip('@$')}")
+    if not spelled.startswith("snow://"):
+        spelled = f"@{spelled.lstrip('@$')}"
+    location = stages.readable(context.server, context.connection, spelled)
     arguments = [
-        exp.Literal.string(str(location.stage.directory)),
+        exp.Literal.string(str(location.local)),
         path,
         exp.cast(seconds[0] if seconds else exp.Literal.number(PRESIGNED_URL_SECONDS), "DOUBLE"),
     ]
@@ -231,6 +243,6 @@ def _system_function(node: Expr, _: Context) -> Expr:
 
 
 _RULES: tuple[Rule, ...] = (
-    *(_context_function, _values_column, _date_arithmetic, _any_order, _width_bucket, _share, _hash, _presigned_url),
-    _system_function,
+    *(_context_function, _values_column, _date_arithmetic, _any_order, _width_bucket, _share, _hash, _random),
+    *(_presigned_url, _system_function),
 )

@@ -25,7 +25,7 @@ from embedded_snowflake import names, sessions, stages
 from embedded_snowflake.errors import ProgrammingError, does_not_exist, invalid, unsupported
 from embedded_snowflake.names import NAME, Name
 from embedded_snowflake.stages import StagedFile, StageLocation
-from embedded_snowflake.statements import Answer, Options, Statement, statement, status
+from embedded_snowflake.statements import Answer, Options, Query, Statement, rewriter, statement, status
 
 if TYPE_CHECKING:
     from fakesnow.fakes import FakeSnowflakeConnection
@@ -130,6 +130,19 @@ def drop_temporary_formats(server: EmbeddedSnowflake, session: sessions.Session)
         forget_format(server, name)
 
 
+# What is a literal, a name or a comment is passed over; a location may have quoted names in it.
+_BARE_URL = re.compile(
+    r"""('(?:[^'\\]|\\.|'')*'|"(?:[^"]|"")*"|\$\$.*?\$\$|/\*.*?\*/|--[^\n]*)|(snow://(?:"(?:[^"]|"")*"|[^\s"'();,])+)""",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+@rewriter("snow://")
+def quote_urls(query: Query) -> str:
+    """``FROM snow://...``, as Snowpark writes it, with the location in quotes: without them ``//`` is a comment."""
+    return _BARE_URL.sub(lambda match: match.group(1) or f"'{match.group(2)}'", query.sql)
+
+
 @dataclass
 class Bound:
     """The views made for one statement; ``release`` drops them."""
@@ -177,7 +190,7 @@ def _is_copied(table: exp.Table) -> bool:
 
 def _stage_of(table: exp.Table) -> str | None:
     this = table.this
-    if isinstance(this, (exp.Var, exp.Literal)) and str(this.this).startswith("@"):
+    if isinstance(this, (exp.Var, exp.Literal)) and str(this.this).startswith(("@", "snow://")):
         return str(this.this)
     return None
 
@@ -188,7 +201,7 @@ def _bind_one(
     select = table.find_ancestor(exp.Select)
     if select is None or _is_in_a_view(table):
         raise unsupported("a stage in this place of a statement", "SELECT ... FROM @stage is served")
-    location = stages.resolve(server, connection, spelled)
+    location = stages.readable(server, connection, spelled)
     written, pattern = table.args.get("format"), table.args.get("pattern")
     if isinstance(written, Expr):
         file_format = named_format(connection, written.name or written.sql(dialect="snowflake"))
@@ -271,7 +284,7 @@ def _bind_function(
         else value.name
         for key, value in arguments.items()
     }
-    location = stages.resolve(server, connection, given["LOCATION"])
+    location = stages.readable(server, connection, given["LOCATION"])
     file_format = named_format(connection, given["FILE_FORMAT"])
     table = _inferred(location, file_format)
     name = f"_INFERRED_{id(table)}"
@@ -316,8 +329,7 @@ def _inferred(location: StageLocation, file_format: FileFormat) -> pa.Table:
             known = _SNOWFLAKE_TYPES.get(kind, "VARIANT")
         columns.append(name)
         types.append(known)
-    prefix = location.stage.name.name.lower()
-    where = ",".join(f"{prefix}/{file.path}" for file in found)
+    where = ",".join(location.stage.prefix + file.path for file in found)
     return pa.table(
         {
             "COLUMN_NAME": pa.array(columns, pa.string()),
@@ -350,22 +362,25 @@ def _parquet_schema(found: list[StagedFile]) -> list[tuple[str, str]]:
     if not found:
         return []
     with duckdb.connect() as scratch:
-        described = scratch.execute(f"DESCRIBE FROM read_parquet({_file_list(found)}, union_by_name = true)").fetchall()
+        described = scratch.execute(
+            f"DESCRIBE FROM read_parquet({_file_list(found)}, union_by_name = true, hive_partitioning = false)"
+        ).fetchall()
     return [(row[0], row[1]) for row in described]
 
 
 def _parquet_reader(location: StageLocation, found: list[StagedFile]) -> Reader:
-    root, prefix = f"{location.stage.directory}/", location.stage.name.name.lower()
+    root = f"{location.stage.directory}/"
     if not found:
         return Reader(f'SELECT NULL::JSON AS "$1", {_metadata("NULL", "NULL", "NULL")} WHERE false', (), {})
     columns = tuple(name for name, _ in _parquet_schema(found))
     struct = ", ".join(f"{names.quoted(name)} := f.{names.quoted(name)}" for name in columns)
-    relative = f"{names.quoted_text(prefix + '/')} || substr(f.filename, {len(root) + 1})"
+    relative = f"{names.quoted_text(location.stage.prefix)} || substr(f.filename, {len(root) + 1})"
     metadata = _metadata(relative, "f.file_row_number + 1", "NULL::TIMESTAMP")
     # The object that $1 stands for is only made where a query asks for it.
     sql = (
         f'SELECT f.* EXCLUDE (filename, file_row_number), to_json(struct_pack({struct})) AS "$1", {metadata} '
-        f"FROM read_parquet({_file_list(found)}, union_by_name = true, filename = true, file_row_number = true) AS f"
+        f"FROM read_parquet({_file_list(found)}, union_by_name = true, filename = true, "
+        "file_row_number = true, hive_partitioning = false) AS f"
     )
     return Reader(sql, columns, {})
 
@@ -384,7 +399,7 @@ class Row:
 
 
 def _text_reader(location: StageLocation, rows: Iterator[Row], is_json: bool) -> Reader:
-    prefix = location.stage.name.name.lower()
+    prefix = location.stage.prefix
     records = list(rows)
     width = max((len(row.fields) for row in records), default=1)
     arrays: list[pa.Array] = [
@@ -396,7 +411,7 @@ def _text_reader(location: StageLocation, rows: Iterator[Row], is_json: bool) ->
     arrays += [pa.nulls(len(records), pa.string())] * max(0, 64 - width)
     titles += [f"${index + 1}" for index in range(width, 64)]
     arrays += [
-        pa.array([f"{prefix}/{row.file.path}" for row in records], pa.string()),
+        pa.array([prefix + row.file.path for row in records], pa.string()),
         pa.array([row.number for row in records], pa.int64()),
         pa.array([stages.timestamp(row.file).replace(tzinfo=None) for row in records], pa.timestamp("us")),
     ]

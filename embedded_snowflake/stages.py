@@ -2,7 +2,8 @@
 
 A stage DB.SCHEMA.NAME is the directory ``stages/DB/SCHEMA/NAME``; a temporary one is under
 ``temporary_stages/<session>`` and goes with its session. Queries on a stage's files are in ``stage_queries``, loading
-and unloading in ``copying``. External stages, ``@~`` (the user's stage) and ``@%table`` (a table's stage) are refused.
+and unloading in ``copying``, what a ``snow://`` location is in the module of its object. External stages, ``@~`` (the
+user's stage) and ``@%table`` (a table's stage) are refused.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import shutil
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -80,6 +81,8 @@ class Stage:
     directory: Path
     options: dict[str, str]
     temporary: bool
+    # What LIST and METADATA$FILENAME show before the path of a file.
+    prefix: str
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def resolve(server: EmbeddedSnowflake, connection: FakeSnowflakeConnection, loca
     """The stage and path behind ``@stage/path``, quoted or not. Raises 2003 for a stage that is missing."""
     spelled = names.text(location)
     if spelled.startswith("snow://"):
-        raise unsupported("snow:// locations")
+        raise unsupported("a snow:// location in this statement", "what lies there is read and never written")
     match = re.fullmatch(rf"@({NAME})(?:/+(.*))?", spelled, re.DOTALL)
     if not match:
         if spelled.startswith(("@~", "@%")) or re.match(r'@(?:[^/]*\.)?"?%', spelled):
@@ -119,6 +122,29 @@ def resolve(server: EmbeddedSnowflake, connection: FakeSnowflakeConnection, loca
     path = match.group(2) or ""
     within(stage.directory, path)
     return StageLocation(stage, re.sub(r"/+", "/", path))
+
+
+SnowUrl = Callable[["EmbeddedSnowflake", "FakeSnowflakeConnection", str], StageLocation]
+_SNOW_URLS: dict[str, SnowUrl] = {}
+
+
+def snow_url(domain: str) -> Callable[[SnowUrl], SnowUrl]:
+    """Let this function say what lies behind ``snow://<domain>/...``."""
+
+    def register(function: SnowUrl) -> SnowUrl:
+        _SNOW_URLS[domain] = function
+        return function
+
+    return register
+
+
+def readable(server: EmbeddedSnowflake, connection: FakeSnowflakeConnection, location: str) -> StageLocation:
+    """``resolve`` for what only reads: of ``snow://`` locations too."""
+    spelled = names.text(location)
+    domain = re.match(r"snow://(\w+)/", spelled)
+    if domain and (found := _SNOW_URLS.get(domain.group(1).lower())):
+        return found(server, connection, spelled)
+    return resolve(server, connection, location)
 
 
 def find(server: EmbeddedSnowflake, connection: FakeSnowflakeConnection, name: Name) -> Stage:
@@ -132,7 +158,24 @@ def find(server: EmbeddedSnowflake, connection: FakeSnowflakeConnection, name: N
     if not known:
         raise does_not_exist("Stage", str(name))
     owner = known[0]["session"]
-    return Stage(name, _directory(server, name, owner), json.loads(known[0]["options"]), bool(owner))
+    options, prefix = json.loads(known[0]["options"]), f"{name.name.lower()}/"
+    return Stage(name, _directory(server, name, owner), options, bool(owner), prefix)
+
+
+@contextlib.contextmanager
+def scratch(server: EmbeddedSnowflake, connection: FakeSnowflakeConnection, name: Name) -> Iterator[Stage]:
+    """A temporary stage of the session that goes, with what is left on it, at the end of this block."""
+    key = [name.database, name.schema, name.name, sessions.of(connection).id]
+    directory = _directory(server, name, key[-1])
+    directory.mkdir(parents=True)
+    server.catalog.execute("INSERT INTO stages VALUES (?, ?, ?, ?, now(), '{}', '')", key)
+    try:
+        yield find(server, connection, name)
+    finally:
+        server.catalog.execute(
+            "DELETE FROM stages WHERE database_name = ? AND schema_name = ? AND name = ? AND session = ?", key
+        )
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def within(directory: Path, path: str) -> Path:
@@ -152,10 +195,8 @@ def files(location: StageLocation, pattern: str | None = None) -> list[StagedFil
     base, _, beginning = location.path.rpartition("/")
     wanted = _regular_expression(pattern) if pattern else None
     found = sorted(_walk(within(root, base), root, beginning), key=lambda file: file.path)
-    prefix = location.stage.name.name.lower()
-    return [
-        file for file in found if not wanted or wanted.fullmatch(file.path) or wanted.fullmatch(f"{prefix}/{file.path}")
-    ]
+    prefix = location.stage.prefix
+    return [file for file in found if not wanted or wanted.fullmatch(file.path) or wanted.fullmatch(prefix + file.path)]
 
 
 def _walk(directory: Path, root: Path, beginning: str = "") -> Iterator[StagedFile]:
@@ -246,7 +287,7 @@ def create_stage(request: Statement) -> Answer:
         raise unsupported("external stages (CREATE STAGE ... URL =)")
     if unknown := sorted(options.keys() - _STAGE_OPTIONS):
         raise unsupported(f"CREATE STAGE ... {unknown[0]} =")
-    _require_schema(connection, name)
+    require_schema(connection, name)
     session = sessions.of(connection).id if request.group("temporary") else ""
     directory = _directory(server, name, session)
     key = [name.database, name.schema, name.name, session]
@@ -268,7 +309,8 @@ def create_stage(request: Statement) -> Answer:
     return status(f"Stage area {name.name} successfully created.")
 
 
-def _require_schema(connection: FakeSnowflakeConnection, name: Name) -> None:
+def require_schema(connection: FakeSnowflakeConnection, name: Name) -> None:
+    """Raise 2003 when the schema that the name is in does not exist."""
     found = (
         connection._duck_conn.cursor()
         .execute(
@@ -352,12 +394,15 @@ def show_stages(request: Statement) -> Answer:
 @statement(rf"(?:LIST|LS) (?P<location>{LOCATION}|\?)(?: PATTERN\s*=\s*(?P<pattern>'(?:[^'\\]|\\.|'')*'))?")
 def list_files(request: Statement) -> Answer:
     """LIST @stage[/path] [PATTERN = 'regex']"""
-    location = _location(request)
-    found = files(location, _pattern(request))
-    digests = md5_digests(request.server, found)
-    prefix = location.stage.name.name.lower()
+    return listing(request.server, _location(request), _pattern(request))
+
+
+def listing(server: EmbeddedSnowflake, location: StageLocation, pattern: str | None) -> Answer:
+    """The answer to LIST."""
+    found = files(location, pattern)
+    digests = md5_digests(server, found)
     listed = [
-        (f"{prefix}/{file.path}", file.size, digests[file.path], formatdate(file.modified, usegmt=True))
+        (location.stage.prefix + file.path, file.size, digests[file.path], formatdate(file.modified, usegmt=True))
         for file in found
     ]
     return rows(["name", "size", "md5", "last_modified"], listed)
@@ -371,8 +416,7 @@ def remove_files(request: Statement) -> Answer:
     for file in found:
         file.local.unlink(missing_ok=True)
     _remove_empty_directories(location.stage.directory)
-    prefix = location.stage.name.name.lower()
-    return rows(["name", "result"], [(f"{prefix}/{file.path}", "removed") for file in found])
+    return rows(["name", "result"], [(location.stage.prefix + file.path, "removed") for file in found])
 
 
 def _location(request: Statement) -> StageLocation:
@@ -589,8 +633,12 @@ def get(request: Statement) -> Answer:
 
     The client copies from the stage's directory itself.
     """
-    location = _location(request)
     options = Options.parse(request.group("options"))
+    return download(_location(request), names.text(request.group("target") or ""), options)
+
+
+def download(location: StageLocation, target: str, options: Options) -> Answer:
+    """The answer to GET."""
     found = files(location, options.get("PATTERN") or None)
     if location.local.is_file() and location.path:
         # A path that is one file's is that file; others may only begin like it.
@@ -600,7 +648,7 @@ def get(request: Statement) -> Answer:
         {
             "command": "DOWNLOAD",
             "src_locations": [file.path for file in found],
-            "localLocation": names.text(request.group("target") or "").removeprefix("file://"),
+            "localLocation": target.removeprefix("file://"),
             "parallel": int(options.get("PARALLEL", "10")),
             "autoCompress": False,
             "overwrite": True,
@@ -633,7 +681,7 @@ def copy_files(request: Statement) -> Answer:
         with arriving(request.server) as partial:
             shutil.copyfile(file.local, partial)
         publish(partial, within(target.stage.directory, into), overwrite=True)
-        copied.append((f"{target.stage.name.name.lower()}/{into}",))
+        copied.append((target.stage.prefix + into,))
     return rows(["file"], copied)
 
 
@@ -661,7 +709,7 @@ def signed_url(
         raise invalid(f"expected an expiration of at most {LONGEST_URL_SECONDS} seconds, found {seconds:.0f}")
     # What lies behind a .. or a symbolic link counts, not how the path is spelled.
     relative = file.resolve().relative_to(server.data_dir.resolve()).as_posix()
-    if not relative.startswith(("stages/", "temporary_stages/")):
+    if not relative.startswith(("stages/", "temporary_stages/", "datasets/")):
         # SQL can call the engine's function behind GET_PRESIGNED_URL with any directory.
         raise invalid(f"{file.name} is not on a stage")
     claims = json.dumps([action, relative, time.time() + seconds, overwrite, job]).encode()
