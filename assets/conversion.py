@@ -1,5 +1,7 @@
-"""The purchase model: features, the trained challenger, the gate to champion, predictions, explanations and
-insights."""
+"""The purchase model: features, the trained challenger, the gate to champion and the way back, predictions and
+explanations."""
+
+from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
 
@@ -8,15 +10,18 @@ from assets.reviews import reviews, tabular_data
 from customer_insights import query
 from customer_insights.settings import settings
 from customer_insights.tables import (
+    CHAMPION_HISTORY,
     MODEL_EXPLANATIONS,
     MODEL_FEATURES,
-    PRODUCT_INSIGHTS,
     PURCHASE_FEATURES,
     PURCHASE_PROPENSITY,
 )
 from resources.compute_pool import ComputePool, JobOutcome
 from resources.retries import retried
 from resources.snowflake import SnowflakeConnection
+
+if TYPE_CHECKING:
+    from snowflake.snowpark import Session
 
 GROUP = "conversion"
 EXPLAINED_VISITS = 100
@@ -80,33 +85,44 @@ def purchase_features(snowflake: SnowflakeConnection) -> dg.MaterializeResult:
         )
 
 
+_FITNESS = {
+    "better_than_chance": "ROC-AUC exceeds 0.5 beyond its interval.",
+    "better_than_the_prior": "Log loss is below that of the purchase rate alone.",
+    "calibrated": "The expected calibration error is small, or no larger than chance makes that of a true model.",
+    "no_segment_collapsed": "In no language or product type is it no better than chance, or worse than the champion.",
+    "reproduced_by_the_registry": "The registry's function gives the predictions that the model gave at training.",
+}
+_COMPARISON = {
+    "not_worse_than_the_champion": "ROC-AUC is not below the champion's on the same visits, within the interval.",
+    "not_withdrawn": "Nobody has rolled back from the version.",
+}
+
+
 @dg.asset(
     group_name=GROUP,
     deps=[purchase_features],
     kinds={"snowflake", "ray", "xgboost"},
     owners=catalogue.OWNERS,
     tags={"domain": "conversion"},
-    code_version="1",
+    code_version="2",
     pool="conversion_model",
     freshness_policy=catalogue.MODEL_FRESHNESS,
-    check_specs=[
-        checks.spec("better_than_chance", "conversion_model", "ROC-AUC exceeds 0.5 beyond its interval."),
-        checks.spec("better_than_the_prior", "conversion_model", "Log loss is below that of the purchase rate alone."),
-    ],
+    check_specs=[checks.spec(name, "conversion_model", text) for name, text in _FITNESS.items()],
 )
 @retried
 def conversion_model(
     context: dg.AssetExecutionContext, snowflake: SnowflakeConnection, compute_pool: ComputePool
 ) -> dg.MaterializeResult:
     """The newest version of the purchase model, trained on a Ray job and logged to the Model Registry as CHALLENGER.
-    Nothing is trained when neither features nor code have changed since a version."""
-    from customer_insights import conversion, features, promotion
+    Nothing is trained when neither features nor code have changed since a version. A version that fails a check is not
+    offered to the gate."""
+    from customer_insights import features, promotion, purchase_model
 
     with snowflake.session() as session:
-        fingerprint = features.fingerprint(session)
+        fingerprint, code = features.fingerprint(session), purchase_model.code_version(settings())
 
         def trained() -> promotion.Version | None:
-            return promotion.trained_on(promotion.versions(session, settings()), fingerprint, conversion.code_version())
+            return promotion.trained_on(promotion.versions(session, settings()), fingerprint, code)
 
         outcome = compute_pool.run_when(
             lambda: trained() is None,
@@ -120,7 +136,10 @@ def conversion_model(
             raise dg.Failure(f"the job ended, but no version of {settings().model_name} was trained on {fingerprint}")
         # Also a version that an earlier run logged and could not name, or that newer features have been taken back to.
         promotion.challenge(session, settings(), version)
-        decision = promotion.decide(version, None, settings())
+        found = {
+            **promotion.fitness(version, settings()),
+            "reproduced_by_the_registry": promotion.reproduction(session, settings(), version),
+        }
         return outcome.result(
             {
                 "model": f"{settings().qualified_schema}.{settings().model_name}",
@@ -130,10 +149,18 @@ def conversion_model(
             },
             [
                 dg.AssetCheckResult(check_name=name, passed=passed, description=text)
-                for name, (passed, text) in decision.conditions.items()
+                for name, (passed, text) in found.items()
             ],
             data_version=version.name,
         )
+
+
+class ServiceChange(dg.Config):
+    """What to do with the version in service."""
+
+    action: Literal["promote", "rollback"] = "promote"
+    to_version: str = ""
+    reason: str = "rolled back from Dagster's UI"
 
 
 @dg.asset(
@@ -142,51 +169,99 @@ def conversion_model(
     kinds={"snowflake"},
     owners=catalogue.OWNERS,
     tags={"domain": "conversion"},
-    code_version="1",
+    code_version="2",
     pool="champion",
     freshness_policy=catalogue.MODEL_FRESHNESS,
     automation_condition=dg.AutomationCondition.eager(),
+    metadata=catalogue.table_metadata(CHAMPION_HISTORY),
+    # No errors: a challenger that is refused leaves a champion that serves on.
+    check_specs=[checks.spec(name, "champion", text, blocking=False) for name, text in _COMPARISON.items()],
     description=(
         "The version in service: the alias CHAMPION and the default version of the model in the registry. They move "
-        "to the challenger only when it is better than the prior and not worse than the champion on the same visits."
+        "to the challenger only when it is fit and not worse than the champion on the same visits. The job `rollback` "
+        "puts back the version that served before."
     ),
 )
 @retried
-def champion(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
-    """Move the alias, or keep the champion and say why."""
+def champion(
+    context: dg.AssetExecutionContext, config: ServiceChange, snowflake: SnowflakeConnection
+) -> dg.MaterializeResult:
+    """Move the alias, or keep the champion and say why; or roll back."""
+    with snowflake.session() as session:
+        if config.action == "rollback":
+            return _roll_back(session, config, context.run_id)
+        return _promote(session, context)
+
+
+def _roll_back(session: "Session", config: ServiceChange, run_id: str) -> dg.MaterializeResult:
     from customer_insights import promotion
 
-    with snowflake.session() as session:
-        found = promotion.versions(session, settings())
-        in_service = promotion.with_alias(found, "CHAMPION")
-        # Without a challenger the champion stays, for instance where its own alias has taken the place of CHALLENGER.
-        challenger = promotion.with_alias(found, "CHALLENGER") or in_service
-        if challenger is None:
-            raise dg.Failure(
-                f"no version of {settings().model_name} has the alias CHALLENGER: materialize conversion_model first"
-            )
-        decision = promotion.decide(challenger, in_service, settings())
-        if decision.passed:
-            promotion.promote(session, settings(), challenger.name)
-            served = challenger.name
-        elif in_service:
-            served = in_service.name
-            context.log.warning(f"{challenger.name} was not promoted; {served} stays in service")
-        else:
-            raise dg.Failure(
-                "no champion yet, and the challenger may not become one: "
-                + "; ".join(text for passed, text in decision.conditions.values() if not passed)
-            )
-        conditions = [(name, "passed" if ok else "failed", text) for name, (ok, text) in decision.conditions.items()]
-        return dg.MaterializeResult(
-            metadata={
-                "champion": served,
-                "challenger": challenger.name,
-                "promoted": decision.passed and (in_service is None or in_service.name != challenger.name),
-                "conditions": catalogue.markdown_table(("condition", "result", "found"), conditions),
-            },
-            data_version=dg.DataVersion(served),
+    served, withdrawn = promotion.roll_back(session, settings(), config.to_version or None, config.reason, run_id)
+    text = f"rolled back from {withdrawn} to {served}: {config.reason}"
+    return dg.MaterializeResult(
+        metadata={"champion": served, "withdrawn": withdrawn, "promoted": False, "decision": text, **_history(session)},
+        check_results=[dg.AssetCheckResult(check_name=name, passed=True, description=text) for name in _COMPARISON],
+        data_version=dg.DataVersion(served),
+    )
+
+
+def _promote(session: "Session", context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    from customer_insights import promotion
+
+    found = promotion.versions(session, settings())
+    in_service = promotion.find_in_service(session, found)
+    # Without a challenger the champion stays, for instance where its own alias has taken the place of CHALLENGER.
+    challenger = promotion.with_alias(found, "CHALLENGER") or in_service
+    if challenger is None:
+        raise dg.Failure(
+            f"no version of {settings().model_name} has the alias CHALLENGER: materialize conversion_model first"
         )
+    decision = promotion.decide(
+        challenger,
+        in_service,
+        settings(),
+        reproduced=promotion.reproduction(session, settings(), challenger),
+        withdrawn=promotion.withdrawn(session),
+    )
+    reasons = "; ".join(text for passed, text in decision.conditions.values() if not passed)
+    is_new = in_service is None or in_service.name != challenger.name
+    if decision.passed:
+        text = "; ".join(text for _, text in decision.conditions.values())
+        promotion.promote(session, settings(), challenger.name, text, context.run_id)
+        served = challenger.name
+    elif in_service:
+        served = in_service.name
+        context.log.warning(f"{challenger.name} was not promoted; {served} stays in service: {reasons}")
+    else:
+        raise dg.Failure(f"no champion yet, and the challenger may not become one: {reasons}")
+    conditions = [(name, "passed" if ok else "failed", text) for name, (ok, text) in decision.conditions.items()]
+    return dg.MaterializeResult(
+        metadata={
+            "champion": served,
+            "challenger": challenger.name,
+            "promoted": decision.passed and is_new,
+            "decision": "promoted" if decision.passed and is_new else reasons or "the challenger is the champion",
+            "conditions": catalogue.markdown_table(("condition", "result", "found"), conditions),
+            **_history(session),
+        },
+        check_results=[
+            _comparison(name, *decision.conditions.get(name, (True, "nothing to compare: no other champion")))
+            for name in _COMPARISON
+        ],
+        data_version=dg.DataVersion(served),
+    )
+
+
+def _comparison(name: str, passed: bool, text: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(check_name=name, passed=passed, description=text, severity=dg.AssetCheckSeverity.WARN)
+
+
+def _history(session: "Session") -> dict[str, dg.MarkdownMetadataValue]:
+    columns = ("CHANGED_AT", "MODEL_VERSION", "PREVIOUS_VERSION", "ACTION", "REASON")
+    rows = query.rows(
+        session, f"SELECT {', '.join(columns)} FROM {CHAMPION_HISTORY.name} ORDER BY CHANGED_AT DESC LIMIT 10"
+    )
+    return {"history": catalogue.markdown_table(columns, [tuple(row.values()) for row in rows])}
 
 
 @dg.asset(
@@ -272,6 +347,7 @@ def model_explanations(context: dg.AssetExecutionContext, snowflake: SnowflakeCo
         importance = explained.groupby("FEATURE")["CONTRIBUTION"].apply(lambda values: float(values.abs().mean()))
         ordered = {str(name): float(value) for name, value in importance.sort_values(ascending=False).items()}
         picture = plots.bars(ordered, "What moves the prediction", "mean |SHAP value|, log-odds", "feature importance")
+        effects = propensity.effects(explained)
         return JobOutcome.without_job("the registry's function in the warehouse").result(
             {
                 **catalogue.materialized(session, MODEL_EXPLANATIONS),
@@ -279,40 +355,7 @@ def model_explanations(context: dg.AssetExecutionContext, snowflake: SnowflakeCo
                 "visits explained": int(explained["UUID"].nunique()),
                 "features": len(MODEL_FEATURES),
                 "importance": dg.MetadataValue.md(picture),
+                "effects": dg.MetadataValue.md(plots.effects({name: effects[name] for name in ordered})),
             },
             [checks.keys(session, MODEL_EXPLANATIONS)],
-        )
-
-
-@dg.asset(
-    group_name="insights",
-    deps=[purchase_propensity, reviews],
-    kinds={"snowflake", "sql"},
-    owners=catalogue.OWNERS,
-    tags={"domain": "insights"},
-    code_version="1",
-    pool="product_insights",
-    freshness_policy=catalogue.FEATURES_FRESHNESS,
-    automation_condition=dg.AutomationCondition.eager(),
-    metadata=catalogue.table_metadata(PRODUCT_INSIGHTS),
-    check_specs=[checks.keys_spec(PRODUCT_INSIGHTS)],
-)
-@retried
-def product_insights(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
-    """One product type in one layout: how it sells, with an interval, how it is liked, and a review that says why."""
-    from customer_insights import insights, plots
-
-    with snowflake.session() as session:
-        insights.build(session, settings(), context.run_id)
-        rates = query.rows(
-            session,
-            "SELECT PRODUCT_TYPE || ' / ' || PRODUCT_LAYOUT AS V, PURCHASE_RATE AS R FROM PRODUCT_INSIGHTS "
-            "WHERE PURCHASE_RATE IS NOT NULL ORDER BY R DESC LIMIT 12",
-        )
-        picture = plots.bars(
-            {row["V"]: float(row["R"]) for row in rates}, "Purchase rate", "share of visits", "purchase rate by product"
-        )
-        return JobOutcome.without_job("an aggregation in the warehouse").result(
-            {**catalogue.materialized(session, PRODUCT_INSIGHTS), "purchase rates": dg.MetadataValue.md(picture)},
-            [checks.keys(session, PRODUCT_INSIGHTS)],
         )

@@ -5,18 +5,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from customer_insights.conversion import registry
 from customer_insights.identifiers import validated
+from customer_insights.promotion import PURCHASE_OUTPUT
 from customer_insights.settings import Settings
 from customer_insights.tables import MODEL_EXPLANATIONS, MODEL_FEATURES, NUMERIC_FEATURES, PURCHASE_PROPENSITY
 
 if TYPE_CHECKING:
     import pandas as pd
     from snowflake.snowpark import Session
-
-# scikit-learn's predict_proba has no names for its columns; the registry calls them so, in the order of the classes 0
-# and 1.
-PURCHASE_OUTPUT = "output_feature_1"
 
 
 def score(session: Session, settings: Settings, version: str, run_id: str) -> int:
@@ -48,6 +44,9 @@ def explain(session: Session, settings: Settings, version: str, run_id: str, row
     """
     import pandas as pd
 
+    from customer_insights.model_versions import registry
+    from customer_insights.purchase_model import model_input, raw_feature
+
     chosen = session.sql(
         "SELECT f.* FROM PURCHASE_FEATURES AS f JOIN (\n"
         "  (SELECT UUID FROM PURCHASE_PROPENSITY ORDER BY PURCHASE_PROBABILITY DESC, UUID LIMIT ?)\n"
@@ -56,11 +55,12 @@ def explain(session: Session, settings: Settings, version: str, run_id: str, row
         ") AS c ON c.UUID = f.UUID ORDER BY f.UUID",
         params=[rows, rows],
     ).to_pandas()
-    from customer_insights.conversion import model_input
-
     inputs = model_input(chosen)
     model = registry(session, settings).get_model(settings.model_name).version(version)
-    contributions = model.run(inputs, function_name="explain")
+    encoded = model.run(inputs, function_name="explain")
+    # One column for each encoded feature; those of one raw feature add up to its contribution.
+    names = [raw_feature(str(name).removesuffix("_explanation")) for name in encoded.columns]
+    contributions = encoded.astype(float).T.groupby(names).sum().T
     now = pd.Timestamp.now(tz="UTC").tz_localize(None)
     parts = [
         pd.DataFrame(
@@ -68,7 +68,7 @@ def explain(session: Session, settings: Settings, version: str, run_id: str, row
                 "UUID": chosen["UUID"],
                 "FEATURE": name,
                 "FEATURE_VALUE": inputs[name].astype(str),
-                "CONTRIBUTION": contributions[f"{name}_explanation"].astype(float).to_numpy(),
+                "CONTRIBUTION": contributions[name].to_numpy(),
                 "MODEL_VERSION": version,
                 "EXPLAINED_AT": now,
                 "RUN_ID": run_id,
@@ -81,4 +81,25 @@ def explain(session: Session, settings: Settings, version: str, run_id: str, row
     session.write_pandas(result, "EXPLANATIONS_NEW", table_type="temporary", use_logical_type=True)
     session.sql("INSERT OVERWRITE INTO MODEL_EXPLANATIONS SELECT * FROM EXPLANATIONS_NEW").collect()
     session.sql("DROP TABLE EXPLANATIONS_NEW").collect()
+    return result
+
+
+def effects(explained: pd.DataFrame, most: int = 8) -> dict[str, list[tuple[str, float]]]:
+    """Mean contribution by value of each feature (of the ``most`` common ones), or by range of equal counts for
+    numbers: feature -> (value or range, log-odds)."""
+    import pandas as pd
+
+    result = {}
+    for name, rows in explained.groupby("FEATURE"):
+        if name in NUMERIC_FEATURES:
+            values = pd.to_numeric(rows["FEATURE_VALUE"], errors="coerce")
+            kept = pd.qcut(values, min(6, max(1, values.nunique())), duplicates="drop")
+            means = rows["CONTRIBUTION"].groupby(kept, observed=True).mean()
+            spans = pd.IntervalIndex(means.index.to_list())
+            labels = [f"{low:.3g} to {high:.3g}" for low, high in zip(spans.left, spans.right, strict=True)]
+            result[str(name)] = list(zip(labels, map(float, means), strict=True))
+        else:
+            common = rows["FEATURE_VALUE"].value_counts().index[:most]
+            means = rows["CONTRIBUTION"].groupby(rows["FEATURE_VALUE"]).mean()
+            result[str(name)] = [(str(value), float(means[value])) for value in common]
     return result

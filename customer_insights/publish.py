@@ -29,6 +29,7 @@ from customer_insights.stage_files import list_files
 from customer_insights.tables import PUBLISH_LOCKS, Table
 
 if TYPE_CHECKING:
+    import pandas as pd
     from snowflake.snowpark import Session
 
 Result = TypeVar("Result")
@@ -57,6 +58,18 @@ def merge(session: Session, table: Table, prefix: str) -> Published:
     """
     with staged(session, table, prefix) as staging:
         return transaction(session, table, lambda: merge_staged(session, table, staging))
+
+
+def merge_frame(session: Session, table: Table, frame: pd.DataFrame) -> Published:
+    """Merge the rows of a frame that has the table's columns, each key once; for results that fit in memory."""
+    staging = f"FRAME_{secrets.token_hex(8).upper()}"
+    query.rows(session, table.create_ddl(staging, temporary=True))
+    try:
+        rows = frame[list(table.column_names)]
+        session.write_pandas(rows, staging, table_type="temporary", use_logical_type=True)
+        return transaction(session, table, lambda: merge_staged(session, table, staging))
+    finally:
+        query.rows(session, f"DROP TABLE IF EXISTS {staging}")
 
 
 def merge_staged(session: Session, table: Table, staging: str) -> Published:

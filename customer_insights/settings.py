@@ -109,7 +109,7 @@ class Settings(BaseSettings):
         description="expected calibration error of a champion; more is allowed where chance gives more",
     )
     class_weight_below: float = Field(
-        default=0.1, ge=0, le=0.5, description="share of purchases below which the few weigh more in training"
+        default=0.01, ge=0, le=0.5, description="share of purchases below which the few weigh more in training"
     )
     search_trials: int = Field(
         default=0, ge=0, description="parameter sets that Ray Tune tries before training; 0: the parameters as they are"

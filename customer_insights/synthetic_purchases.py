@@ -148,7 +148,7 @@ def synthetic_features(n_rows: int, seed: int = 0) -> pd.DataFrame:
     rating = _rating(sentiment, rng.standard_normal(n_rows))
     probability = true_probability(sentiment, rating, load_time, quality, product_type, layout)
     days = rng.integers(0, _BENCHMARK_DAYS, size=n_rows)
-    return pd.DataFrame(
+    features = pd.DataFrame(
         {
             "UUID": [f"synthetic-{seed}-{row}" for row in range(n_rows)],
             "PRODUCT_TYPE": product_type,
@@ -163,6 +163,13 @@ def synthetic_features(n_rows: int, seed: int = 0) -> pd.DataFrame:
             "ARRIVAL_DATE": [_BENCHMARK_LAST_DAY - timedelta(days=int(day)) for day in days],
             "TRUE_PROBABILITY": probability,
         }
+    )
+    certainty = 0.5 + 0.5 * rng.beta(4, 2, size=n_rows)
+    place = np.array([1 - list(QUALITY_LABELS).index(label) / (len(QUALITY_LABELS) - 1) for label in quality])
+    return features.assign(
+        QUALITY_PROBABILITY=np.round(certainty, 6),
+        # The rest of the probability is spread evenly over the labels, whose mean place is the middle.
+        QUALITY_SCORE=np.round(certainty * place + (1 - certainty) * 0.5, 6),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from assets import catalogue, conversion, reviews
+from assets import catalogue, conversion, insights, reviews
 
 daily_reviews = dg.define_asset_job(
     "daily_reviews",
@@ -19,7 +19,7 @@ predictions = dg.define_asset_job(
         reviews.reviews,
         conversion.purchase_features,
         conversion.purchase_propensity,
-        conversion.product_insights,
+        insights.product_insights,
     ),
     description="Joins what is scored, predicts every visit with the champion and sums up by product.",
 )
@@ -36,9 +36,21 @@ retraining = dg.define_asset_job(
     description="Trains a challenger, promotes it when it is good enough, predicts and explains with the champion.",
 )
 
+rollback = dg.define_asset_job(
+    "rollback",
+    selection=dg.AssetSelection.assets(
+        conversion.champion, conversion.purchase_propensity, conversion.model_explanations, insights.product_insights
+    ),
+    config=dg.RunConfig(ops={"champion": conversion.ServiceChange(action="rollback")}),
+    description=(
+        "Takes the version in service out of it, puts back the one that served before (or `to_version` in the "
+        "launchpad) and predicts with it. The gate does not promote the version that was taken out again."
+    ),
+)
+
 everything = dg.define_asset_job(
     "everything",
-    selection=dg.AssetSelection.groups(reviews.GROUP, conversion.GROUP, "insights").materializable(),
+    selection=dg.AssetSelection.groups(reviews.GROUP, conversion.GROUP, insights.GROUP).materializable(),
     partitions_def=catalogue.DAILY,
     description="The whole graph, from the stage to the insights, for one day or a range of days of arrival.",
 )
@@ -49,4 +61,4 @@ observation = dg.define_asset_job(
     description="Looks at the stage's files and at the visits and gives them data versions; nothing is computed.",
 )
 
-JOBS = [daily_reviews, predictions, retraining, everything, observation]
+JOBS = [daily_reviews, predictions, retraining, rollback, everything, observation]
