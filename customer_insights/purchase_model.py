@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -283,16 +284,17 @@ def train_distributed(
     weight = purchase_weight(parts["train"][TARGET].to_numpy(dtype=int), settings)
     options = {**PARAMETERS, **parameters, "nthread": threads, "seed": SEED}
     grown = ray.remote(num_cpus=0)(_Grown).remote()
-    trainer = XGBoostTrainer(
-        _grow,
-        train_loop_config={"options": options, "weight": weight, "grown": grown},
-        scaling_config=ScalingConfig(
-            num_workers=workers, resources_per_worker={"CPU": threads}, placement_strategy="SPREAD"
-        ),
-        run_config=RunConfig(name="conversion_model"),
-        datasets=datasets,
-    )
-    trainer.fit()
+    with tempfile.TemporaryDirectory() as storage:
+        trainer = XGBoostTrainer(
+            _grow,
+            train_loop_config={"options": options, "weight": weight, "grown": grown},
+            scaling_config=ScalingConfig(
+                num_workers=workers, resources_per_worker={"CPU": threads}, placement_strategy="SPREAD"
+            ),
+            run_config=RunConfig(name="conversion_model", storage_path=storage),
+            datasets=datasets,
+        )
+        trainer.fit()
     classifier = XGBClassifier(**PARAMETERS, n_estimators=MOST_TREES, nthread=threads, random_state=SEED)
     classifier.load_model(bytearray(ray.get(grown.take.remote())))
     undo_weight(classifier.get_booster(), weight)
@@ -356,6 +358,7 @@ def search(parts: dict[str, pd.DataFrame], settings: Settings, threads: int) -> 
     """
     import ray
     from ray import tune
+    from ray.tune.search.basic_variant import BasicVariantGenerator
 
     shared = ray.put(parts)
 
@@ -371,20 +374,19 @@ def search(parts: dict[str, pd.DataFrame], settings: Settings, threads: int) -> 
         "colsample_bytree": tune.uniform(0.4, 1.0),
         "reg_lambda": tune.loguniform(0.3, 20),
     }
-    from ray.tune.search.basic_variant import BasicVariantGenerator
-
     as_they_are = {name: PARAMETERS[name] for name in space}
-    tuner = tune.Tuner(
-        tune.with_resources(trial, {"cpu": threads}),
-        param_space=space,
-        tune_config=tune.TuneConfig(
-            metric="log_loss",
-            mode="min",
-            num_samples=settings.search_trials,
-            time_budget_s=settings.search_seconds,
-            search_alg=BasicVariantGenerator(points_to_evaluate=[as_they_are], random_state=SEED),
-        ),
-        run_config=tune.RunConfig(verbose=0),
-    )
-    best = tuner.fit().get_best_result().config
+    with tempfile.TemporaryDirectory() as storage:
+        tuner = tune.Tuner(
+            tune.with_resources(trial, {"cpu": threads}),
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                metric="log_loss",
+                mode="min",
+                num_samples=settings.search_trials,
+                time_budget_s=settings.search_seconds,
+                search_alg=BasicVariantGenerator(points_to_evaluate=[as_they_are], random_state=SEED),
+            ),
+            run_config=tune.RunConfig(verbose=0, storage_path=storage),
+        )
+        best = tuner.fit().get_best_result().config
     return dict(best or as_they_are)

@@ -26,11 +26,14 @@ def main() -> None:
         session, settings = run.session, run.settings
         fingerprinted, code = str(run.extras["training_set"]), purchase_model.code_version(settings)
         frozen = model_versions.training_set_name(fingerprinted)
-        training_set.freeze(session, settings, frozen)
+        made_anew = RetryableError(
+            "PURCHASE_FEATURES was made anew while this job was on its way: materialize the model again"
+        )
         if fingerprint(session) != fingerprinted:
-            raise RetryableError(
-                "PURCHASE_FEATURES was made anew while this job was on its way: materialize the model again"
-            )
+            raise made_anew
+        if training_set.freeze(session, settings, frozen).is_new and fingerprint(session) != fingerprinted:
+            training_set.discard(session, settings, frozen)
+            raise made_anew
         features = training_set.read(session, settings, frozen)
         parts = purchase_model.split(features, settings)
         # What an attempt that was killed has logged is measured, not trained again.

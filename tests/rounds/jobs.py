@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from customer_insights import conversion, features, promotion
+from customer_insights import features, model_versions, promotion, purchase_model
 from customer_insights.sample_data import load_written, synthetic_features
 from customer_insights.tables import (
     INGESTED_FILES,
@@ -216,7 +216,7 @@ def _compare_versions(place: Place, reference: Reference) -> Found:
     if not made:
         return Found(lost=1)
     found = Found(versions_doubled=len(made) - 1)
-    training_set, code = features.fingerprint(place.session), conversion.code_version()
+    training_set, code = features.fingerprint(place.session), purchase_model.code_version(settings)
     named = promotion.trained_on(known, training_set, code)
     if named is None:
         found.lost = 1
@@ -233,9 +233,9 @@ def _compare_versions(place: Place, reference: Reference) -> Found:
     if aliases.get("CHALLENGER") != named.name or aliases.get("CHAMPION") not in (None, OLD_VERSION):
         found.wrong += 1
         found.notes.append(f"the aliases are {aliases}, expected CHALLENGER on {named.name}")
-    loaded = conversion.registry(place.session, settings).get_model(settings.model_name).version(named.name)
+    loaded = model_versions.load(place.session, settings, named.name)
     visits = place.session.table(PURCHASE_FEATURES.name).to_pandas()
-    predicted = loaded.load(force=True).predict_proba(conversion.model_input(visits))[:, 1]
+    predicted = loaded.predict_proba(purchase_model.model_input(visits))[:, 1]
     if not ((predicted > 0) & (predicted < 1)).all():
         found.wrong += 1
         found.notes.append(f"{named.name} does not predict probabilities")
@@ -244,7 +244,7 @@ def _compare_versions(place: Place, reference: Reference) -> Found:
 
 def _metrics(measured: dict[str, Any]) -> dict[str, Any]:
     """Those that do not depend on which run it was and whether there was a champion."""
-    kept = {name: value for name, value in measured.items() if name != "run_id" and not name.startswith("champion_")}
+    kept = {name: value for name, value in measured.items() if name != "run_id" and "champion" not in name}
     return {name: round(value, 9) if isinstance(value, float) else value for name, value in kept.items()}
 
 
