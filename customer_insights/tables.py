@@ -579,13 +579,32 @@ DRIFT_REPORT = Table(
         Column("MEASURED", "STRING", "A feature, PURCHASE_PROBABILITY or PURCHASE_DECISION.", nullable=False),
         Column("KIND", "STRING", "nominal, numeric, score, label or nulls.", nullable=False),
         Column(
-            "REFERENCE_ROWS", "INT", "Visits of the training set.", nullable=False, lineage=("MODEL_REFERENCE.UUID",)
+            "REFERENCE_ROWS",
+            "INT",
+            "Visits of the training set that were compared.",
+            nullable=False,
+            lineage=("MODEL_REFERENCE.UUID",),
         ),
-        Column("CURRENT_ROWS", "INT", "Visits of the window.", nullable=False, lineage=("PURCHASE_FEATURES.UUID",)),
-        Column("REFERENCE_VALUE", "FLOAT", "Mean (numbers), share of the commonest value (nominal) or of NULLs, then."),
+        Column(
+            "CURRENT_ROWS",
+            "INT",
+            "Visits of the window that were compared: a sample where there are many.",
+            nullable=False,
+            lineage=("PURCHASE_FEATURES.UUID",),
+        ),
+        Column(
+            "REFERENCE_VALUE",
+            "FLOAT",
+            "Mean (numbers), share of the then commonest value (nominal), of purchases or NULLs, then.",
+        ),
         Column("CURRENT_VALUE", "FLOAT", "The same, now.", lineage=_FEATURE_LINEAGE),
-        Column("POPULATION_STABILITY", "FLOAT", "Population stability index; NULL where it is not defined."),
-        Column("KOLMOGOROV_SMIRNOV", "FLOAT", "Largest distance of the distribution functions; numbers only."),
+        Column("POPULATION_STABILITY", "FLOAT", "Population stability index; NULL where too few visits are compared."),
+        Column(
+            "DISTANCE",
+            "FLOAT",
+            "Largest difference between then and now: of the distribution functions (numbers; Kolmogorov-Smirnov), or "
+            "of the share of any set of values (total variation). NULL where too few visits are compared.",
+        ),
         Column("P_VALUE", "FLOAT", "Probability of at least this much by chance, before correction for many tests."),
         Column("DRIFTED", "INT", "1 when it is both large and not by chance (settings).", nullable=False),
         Column("COMPUTED_AT", "TIMESTAMP_NTZ", "When the row was computed (UTC).", nullable=False),
