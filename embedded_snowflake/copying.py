@@ -447,7 +447,8 @@ def unload(copy: Copy, query_id: str) -> pa.Table:
         select = exp.select("*", exp.alias_(by.copy(), "_PARTITION", quoted=True)).from_(select.subquery("_Q"))
     binds = copy.binds or None
     copy.duckdb.execute(copy.translate(select, binds), binds)
-    batches: Any = copy.duckdb.to_arrow_reader(UNLOADED_ROWS)
+    # As many rows more as the files may be larger.
+    batches: Any = copy.duckdb.to_arrow_reader(UNLOADED_ROWS * max(1, work.max_bytes // UNLOADED_BYTES))
     # DuckDB runs nothing else on a connection whose result is open.
     with contextlib.closing(batches):
         _write_batches(work, batches, partition is not None)

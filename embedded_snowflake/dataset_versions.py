@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 LONGEST_NAME = 200
+# Before compression; the client takes about a second to open a file, so they are large.
+FILE_BYTES = 64 * 2**20
 _LITERAL = rf"(?:\$\$.*?\$\$|{datasets.TEXT})"
 _AFTER_QUERY = re.compile(
     r"(?:\s*PARTITION\s+BY\s+(?P<partition>.+?))?"
@@ -78,7 +80,8 @@ def add_version(request: Statement) -> Answer:
 def _unload(request: Statement, new: NewVersion, scratch: Name) -> None:
     stage = ".".join(names.quoted(part) for part in (scratch.database, scratch.schema, scratch.name))
     partition = f" PARTITION BY ({new.partition_by})" if new.partition_by else ""
-    sql = f"COPY INTO @{stage}/ FROM ({new.query}){partition} FILE_FORMAT = (TYPE = PARQUET) HEADER = TRUE"
+    options = f"FILE_FORMAT = (TYPE = PARQUET) HEADER = TRUE MAX_FILE_SIZE = {FILE_BYTES}"
+    sql = f"COPY INTO @{stage}/ FROM ({new.query}){partition} {options}"
     rewritten = statements.rewrite(request.server, request.connection, sql)
     execution.execute(request.server, request.connection, rewritten, request.binds, str(uuid.uuid4()))
 
