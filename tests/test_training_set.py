@@ -60,11 +60,14 @@ def test_a_frozen_set_is_read_as_the_table_was(session: Session):
     )
     assert timedelta(0) <= datetime.now(UTC) - frozen.frozen_at < timedelta(minutes=5)
     assert session.sql(f"LIST '{frozen.url}'").collect()
+    versions = Dataset.load(session, frozen.dataset)
+    versions.create_version("SHUFFLED", session.table("PURCHASE_FEATURES"), shuffle=True, exclude_cols=["ARRIVAL_DATE"])
     session.sql("TRUNCATE TABLE PURCHASE_FEATURES").collect()
     read = training_set.read(session, SETTINGS, "ROWS_1")
     pd.testing.assert_frame_equal(read, table, check_exact=True)
     assert read["REVIEW_SENTIMENT"].isna().sum() == ROWS / 3
-    only_features = Dataset.load(session, frozen.dataset).select_version("ROWS_1").read.to_snowpark_dataframe(True)
+    pd.testing.assert_frame_equal(training_set.read(session, SETTINGS, "SHUFFLED"), table, check_exact=True)
+    only_features = versions.select_version("ROWS_1").read.to_snowpark_dataframe(True)
     assert set(only_features.columns) == set(MODEL_FEATURES)
     assert TARGET not in only_features.columns
 
