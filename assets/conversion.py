@@ -88,7 +88,7 @@ def purchase_features(snowflake: SnowflakeConnection) -> dg.MaterializeResult:
 _FITNESS = {
     "better_than_chance": "ROC-AUC exceeds 0.5 beyond its interval.",
     "better_than_the_prior": "Log loss is below that of the purchase rate alone.",
-    "calibrated": "The expected calibration error is small, or no larger than chance makes that of a true model.",
+    "calibrated": "The expected calibration error is small, beyond what chance explains on so many visits.",
     "no_segment_collapsed": "In no language or product type is it no better than chance, or worse than the champion.",
     "reproduced_by_the_registry": "The registry's function gives the predictions that the model gave at training.",
 }

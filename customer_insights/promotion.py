@@ -96,7 +96,7 @@ def fitness(version: Version, settings: Settings) -> dict[str, tuple[bool, str]]
         float(measured["challenger_expected_calibration_error"]),
         float(measured["calibration_by_chance"]),
     )
-    allowed = max(settings.calibration_limit, by_chance)
+    allowed = settings.calibration_limit + by_chance
     gone = str(measured["segments_collapsed"])
     return {
         "better_than_chance": (
@@ -106,8 +106,8 @@ def fitness(version: Version, settings: Settings) -> dict[str, tuple[bool, str]]
         "better_than_the_prior": (loss < prior_loss, f"log loss {loss:.4f} must be below the prior's {prior_loss:.4f}"),
         "calibrated": (
             error <= allowed,
-            f"expected calibration error {error:.4f} must not exceed {allowed:.4f}: the larger of the setting "
-            f"{settings.calibration_limit} and of what chance gives a true model on {measured['test_rows']} visits "
+            f"expected calibration error {error:.4f} must not exceed {allowed:.4f}: the setting's "
+            f"{settings.calibration_limit} beyond what chance gives a true model on {measured['test_rows']} visits "
             f"({by_chance:.4f}, 95 %)",
         ),
         "no_segment_collapsed": (

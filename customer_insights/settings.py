@@ -7,6 +7,7 @@ Snowflake is not here: that is the connection of ``connections.toml``. What a ta
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,55 @@ Identifier = Annotated[str, AfterValidator(validated)]
 def _words(value: object) -> object:
     """A comma-separated text as a tuple, so that an environment variable can hold several languages."""
     return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
+def _aspects(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Categories that AI_SENTIMENT takes: https://docs.snowflake.com/en/sql-reference/functions/ai_sentiment"""
+    if len(names) > 10:
+        raise ValueError(f"AI_SENTIMENT takes up to 10 aspects, found {len(names)}: leave some out")
+    for name in names:
+        if not name or len(name) > 30:
+            raise ValueError(f"an aspect has 1 to 30 characters for AI_SENTIMENT, found {name!r}: choose another name")
+        if name.casefold() == "overall":
+            raise ValueError("'overall' is AI_SENTIMENT's name of the whole text, which is always judged: leave it out")
+    if len({name.casefold() for name in names}) < len(names):
+        raise ValueError(f"each aspect must be named once, found {', '.join(names)}")
+    return names
+
+
+def _labels(value: object) -> object:
+    """JSON's list, or a comma-separated text: a label may be a sentence with commas of its own."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f'a list of labels was expected (["detailed", "basic, accurate"]), found {value!r}: {error}'
+            ) from error
+    return _words(value)
+
+
+def _distinct_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Labels among which a text can be classified."""
+    if any(not label.strip() for label in labels):
+        raise ValueError(f"each quality label needs words, found {labels}: leave the empty one out")
+    if len(labels) < 2:
+        raise ValueError(f"two or more quality labels are needed to tell texts apart, found {labels}: name another one")
+    found = [" ".join(label.casefold().split()) for label in labels]
+    doubled = sorted({label for label in found if found.count(label) > 1})
+    if doubled:
+        raise ValueError(f"each quality label must be named once, found {doubled} more than once: leave the others out")
+    return labels
+
+
+def _template(template: str) -> str:
+    """A hypothesis with one place for the label."""
+    if template.count("{}") != 1 or "{" in template.replace("{}", "") or "}" in template.replace("{}", ""):
+        raise ValueError(
+            "a hypothesis with one {} where the label goes was expected ('This review is {}.'), and no other brace; "
+            f"found {template!r}: without it every label would be the same question"
+        )
+    return template
 
 
 class Settings(BaseSettings):
@@ -78,7 +128,7 @@ class Settings(BaseSettings):
         default="use", description="'use', 'e5', or for transformers a name on the Hugging Face hub or a folder"
     )
     sentiment_revision: str | None = None
-    review_aspects: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
+    review_aspects: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words), AfterValidator(_aspects)] = Field(
         default=("price", "quality", "delivery", "service"),
         description="what reviews may speak of, judged one by one; empty: not asked",
     )
@@ -87,12 +137,17 @@ class Settings(BaseSettings):
     )
 
     # quality: the labels are the hypotheses of the quickstart's zero-shot classifier
-    quality_labels: tuple[str, ...] = (
-        "detailed with specific information and experience",
-        "basic accurate information",
-        "generic brief with no details",
+    quality_labels: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_labels), AfterValidator(_distinct_labels)] = (
+        Field(
+            default=(
+                "detailed with specific information and experience",
+                "basic accurate information",
+                "generic brief with no details",
+            ),
+            description="from the best to the least, comma-separated or a JSON list; others need a model from the hub",
+        )
     )
-    quality_hypothesis_template: str = "This review is {}."
+    quality_hypothesis_template: Annotated[str, AfterValidator(_template)] = "This review is {}."
     quality_model: str = Field(
         default="embedded", description="'embedded', or a name on the Hugging Face hub or a folder"
     )
@@ -106,7 +161,7 @@ class Settings(BaseSettings):
     calibration_limit: float = Field(
         default=0.03,
         ge=0,
-        description="expected calibration error of a champion; more is allowed where chance gives more",
+        description="expected calibration error that a champion may have beyond what chance explains",
     )
     class_weight_below: float = Field(
         default=0.01, ge=0, le=0.5, description="share of purchases below which the few weigh more in training"

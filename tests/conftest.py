@@ -226,7 +226,8 @@ def graph(embedded: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Graph
     dagster_home = tmp_path_factory.mktemp("dagster")
     shutil.copy(ROOT / ".dagster" / "dagster.yaml", dagster_home)
     files = tmp_path_factory.mktemp("files")
-    frame = sample_data.load_written().head(SAMPLE_REVIEWS_OF_THE_GRAPH)
+    # Of every language.
+    frame = sample_data.load_written().sample(SAMPLE_REVIEWS_OF_THE_GRAPH, random_state=0)
     session = embedded.session()
     deployment.deploy(session, settings())
     upload(session, sample_data.write_files(frame, files))

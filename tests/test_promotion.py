@@ -60,7 +60,7 @@ def test_a_challenger_whose_probabilities_are_wrong_is_not_promoted():
     wrong = version("NEW", challenger_expected_calibration_error=0.08)
     assert failed(promotion.decide(wrong, None, Settings())) == ["calibrated"]
     # On few visits chance alone makes a true model err as much.
-    few = version("NEW", challenger_expected_calibration_error=0.08, calibration_by_chance=0.09)
+    few = version("NEW", challenger_expected_calibration_error=0.08, calibration_by_chance=0.07)
     assert promotion.decide(few, None, Settings()).passed
 
 
