@@ -89,11 +89,12 @@ _FITNESS = {
     "better_than_chance": "ROC-AUC exceeds 0.5 beyond its interval.",
     "better_than_the_prior": "Log loss is below that of the purchase rate alone.",
     "calibrated": "The expected calibration error is small, beyond what chance explains on so many visits.",
-    "no_segment_collapsed": "In no language or product type is it no better than chance, or worse than the champion.",
+    "no_segment_collapsed": "In each language and product type with enough visits it may be better than chance.",
     "reproduced_by_the_registry": "The registry's function gives the predictions that the model gave at training.",
 }
 _COMPARISON = {
     "not_worse_than_the_champion": "ROC-AUC is not below the champion's on the same visits, within the interval.",
+    "no_segment_worse_than_the_champion": "In no language or product type is it surely worse than the champion.",
     "not_withdrawn": "Nobody has rolled back from the version.",
 }
 

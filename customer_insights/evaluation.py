@@ -5,7 +5,7 @@ Works on arrays and data frames; training is in ``purchase_model``, the decision
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,8 @@ CALIBRATION_BINS = 10
 SEGMENT_COLUMNS = ("LANGUAGE", "PRODUCT_TYPE")
 # A segment with fewer visits, or fewer of either outcome, says nothing; it is left out.
 SEGMENT_ROWS, SEGMENT_OF_EITHER = 30, 8
-# Many segments are looked at: each may be called collapsed only when chance gives so low an AUC once in a thousand.
-COLLAPSE_PERCENTILE = 99.9
+# Many segments are looked at: each may be called collapsed, or worse, only when chance does as much once in a thousand.
+SURE_PERCENTILE = 99.9
 WHOLE = "ALL"
 METRICS = (
     "roc_auc",
@@ -68,8 +68,8 @@ class Evaluation:
     ``models``: by name; ``challenger``, ``prior``, ``logistic_regression``, ``known_before_purchase`` (the same model
     without the reviews) and ``champion`` where there is one. ``segments``: (column, value) -> models by name.
     ``calibration_by_chance``: the expected calibration error that 95 % of perfectly calibrated models stay below on as
-    many visits. ``collapsed``: segments where the challenger orders visits no better than chance, or worse than the
-    champion did.
+    many visits. ``collapsed``: segments where the challenger orders visits surely no better than chance; ``worse``: where
+    surely worse than the champion.
     """
 
     models: Mapping[str, Measured]
@@ -77,6 +77,7 @@ class Evaluation:
     champion_version: str | None
     calibration_by_chance: float
     collapsed: tuple[str, ...]
+    worse: tuple[str, ...]
     threshold: float
     outcomes: np.ndarray
     probabilities: np.ndarray
@@ -142,7 +143,8 @@ def evaluate(
         segments=segments,
         champion_version=champion_version,
         calibration_by_chance=calibration_by_chance(predicted["challenger"]),
-        collapsed=tuple(f"{column} {value}" for (column, value), measured in segments.items() if collapsed(measured)),
+        collapsed=_named(segments, is_collapsed),
+        worse=_named(segments, is_worse),
         threshold=threshold,
         outcomes=outcomes,
         probabilities=predicted["challenger"],
@@ -154,18 +156,28 @@ def _is_large_enough(outcomes: np.ndarray) -> bool:
     return len(outcomes) >= SEGMENT_ROWS and min(positives, len(outcomes) - positives) >= SEGMENT_OF_EITHER
 
 
-def collapsed(measured: Mapping[str, Measured]) -> bool:
-    """Whether the challenger's order of a segment's visits is surely no better than chance, or surely worse than the
-    champion's."""
+def _named(
+    segments: Mapping[tuple[str, str], Mapping[str, Measured]], condition: Callable[[Mapping[str, Measured]], bool]
+) -> tuple[str, ...]:
+    return tuple(f"{column} {value}" for (column, value), measured in segments.items() if condition(measured))
+
+
+def is_collapsed(measured: Mapping[str, Measured]) -> bool:
+    """Whether the challenger's order of a segment's visits is surely no better than chance."""
     import numpy as np
 
-    challenger, champion = measured["challenger"], measured.get("champion")
-    if np.percentile(challenger.resampled["roc_auc"], COLLAPSE_PERCENTILE) <= 0.5:
-        return True
+    return bool(np.percentile(measured["challenger"].resampled["roc_auc"], SURE_PERCENTILE) <= 0.5)
+
+
+def is_worse(measured: Mapping[str, Measured]) -> bool:
+    """Whether it is surely worse than the champion's."""
+    import numpy as np
+
+    champion = measured.get("champion")
     if champion is None:
         return False
-    spread = challenger.resampled["roc_auc"] - champion.resampled["roc_auc"]
-    return bool(np.percentile(spread, COLLAPSE_PERCENTILE) < 0)
+    spread = measured["challenger"].resampled["roc_auc"] - champion.resampled["roc_auc"]
+    return bool(np.percentile(spread, SURE_PERCENTILE) < 0)
 
 
 def logistic_regression(rows: pd.DataFrame) -> Pipeline:

@@ -173,6 +173,7 @@ def flat(measured: Evaluation) -> dict[str, float | int | str]:
         "calibration_by_chance": measured.calibration_by_chance,
         "segments_measured": len(measured.segments),
         "segments_collapsed": ", ".join(measured.collapsed),
+        "segments_worse_than_champion": ", ".join(measured.worse),
     }
     for name, model in measured.models.items():
         for metric, found in model.metrics.items():

@@ -112,9 +112,9 @@ def fitness(version: Version, settings: Settings) -> dict[str, tuple[bool, str]]
         ),
         "no_segment_collapsed": (
             not gone,
-            f"no better than chance, or worse than the champion, in: {gone}"
+            f"no better than chance in: {gone}"
             if gone
-            else f"none of {measured['segments_measured']} segments (languages, product types) collapsed",
+            else f"better than chance in each of {measured['segments_measured']} segments (languages, product types)",
         ),
     }
 
@@ -167,6 +167,11 @@ def decide(
         conditions["reproduced_by_the_registry"] = reproduced
     if champion and champion.name != challenger.name:
         conditions["not_worse_than_the_champion"] = _compared(challenger, champion, settings)
+        worse = str(challenger.metrics.get("segments_worse_than_champion", ""))
+        conditions["no_segment_worse_than_the_champion"] = (
+            not worse,
+            f"surely worse than the champion in: {worse}" if worse else "not surely worse than the champion in any",
+        )
         if withdrawn is not None:
             reason = withdrawn.get(challenger.name)
             conditions["not_withdrawn"] = (

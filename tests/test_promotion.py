@@ -70,6 +70,13 @@ def test_a_challenger_that_is_lost_in_a_language_is_not_promoted_and_the_languag
     assert "LANGUAGE ja" in decision.conditions["no_segment_collapsed"][1]
 
 
+def test_a_challenger_that_is_better_in_all_but_surely_worse_in_one_language_is_not_promoted():
+    better = compared(0.82, 0.02, 0.01, 0.03)
+    better.metrics["segments_worse_than_champion"] = "LANGUAGE ja"
+    decision = promotion.decide(better, version("OLD"), Settings())
+    assert failed(decision) == ["no_segment_worse_than_the_champion"]
+
+
 def test_a_version_that_the_registry_gives_back_differently_is_not_promoted():
     decision = promotion.decide(version("NEW"), None, Settings(), reproduced=(False, "differ by 0.1"))
     assert failed(decision) == ["reproduced_by_the_registry"]

@@ -85,7 +85,7 @@ def test_the_difference_to_the_champion_has_an_interval_of_its_own(measured):
 
 def test_every_large_segment_is_measured_and_a_reversed_one_is_called_collapsed(parts, model, measured):
     assert {column for column, _ in measured.segments} == set(evaluation.SEGMENT_COLUMNS)
-    assert measured.collapsed == ()
+    assert measured.collapsed == measured.worse == ()
 
     class Reversed:
         """Orders the Chinese visits the wrong way round."""
@@ -95,7 +95,7 @@ def test_every_large_segment_is_measured_and_a_reversed_one_is_called_collapsed(
             return np.where((rows["LANGUAGE"] == "zh").to_numpy()[:, None], 1 - known, known)
 
     broken = evaluation.evaluate(Reversed(), parts, Settings(), champion=model, champion_version="OLD")
-    assert broken.collapsed == ("LANGUAGE zh",)
+    assert broken.collapsed == broken.worse == ("LANGUAGE zh",)
 
 
 def test_contacting_from_the_threshold_on_earns_more_than_from_any_other(measured):
