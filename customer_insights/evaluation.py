@@ -68,8 +68,8 @@ class Evaluation:
     ``models``: by name; ``challenger``, ``prior``, ``logistic_regression``, ``known_before_purchase`` (the same model
     without the reviews) and ``champion`` where there is one. ``segments``: (column, value) -> models by name.
     ``calibration_by_chance``: the expected calibration error that 95 % of perfectly calibrated models stay below on as
-    many visits. ``collapsed``: segments where the challenger orders visits surely no better than chance; ``worse``: where
-    surely worse than the champion.
+    many visits. ``collapsed``: segments where the challenger orders visits surely no better than chance; ``worse``:
+    where surely worse than the champion.
     """
 
     models: Mapping[str, Measured]
