@@ -1,4 +1,5 @@
-"""Quality of reviews by zero-shot classification: how much a reader learns from one.
+"""Quality of reviews by zero-shot classification: how much a reader learns from one, and what was found on the days of
+a window.
 
 The labels are hypotheses of natural language inference; which model infers is a setting. The model's code is in
 ``zero_shot``.
@@ -10,14 +11,18 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
+from customer_insights import query
 from customer_insights.pending import Query, Window, pending
 from customer_insights.settings import Settings
-from customer_insights.tables import REVIEW_QUALITY
+from customer_insights.tables import RAW_REVIEWS, REVIEW_QUALITY
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from snowflake.snowpark import Session
 
 BACKEND = "transformers"
+_ARRIVED = "ARRIVAL_DATE BETWEEN ?::DATE AND ?::DATE"
 
 
 def revision(settings: Settings, model_revision: str) -> str:
@@ -32,6 +37,40 @@ def quality_pending(settings: Settings, window: Window, model: str, model_revisi
     return pending(REVIEW_QUALITY, window, model, revision(settings, model_revision))
 
 
+def labels_by_language(session: Session, days: tuple[str, str]) -> dict[str, dict[str, int]]:
+    """Language -> label -> reviews, in alphabetical order of the language."""
+    counts: dict[str, dict[str, int]] = {}
+    for row in query.rows(
+        session,
+        f"SELECT r.LANGUAGE, q.REVIEW_QUALITY, COUNT(*) AS N FROM {REVIEW_QUALITY.name} AS q "
+        f"JOIN {RAW_REVIEWS.name} AS r ON r.UUID = q.UUID AND r.TEXT_HASH = q.TEXT_HASH "
+        f"WHERE q.{_ARRIVED} GROUP BY r.LANGUAGE, q.REVIEW_QUALITY ORDER BY r.LANGUAGE, q.REVIEW_QUALITY",
+        days,
+    ):
+        counts.setdefault(row["LANGUAGE"], {})[str(row["REVIEW_QUALITY"])] = int(row["N"])
+    return counts
+
+
+def probabilities(session: Session, days: tuple[str, str]) -> list[float]:
+    """The probabilities of the chosen labels: up to 10,000 reviews, the same ones each time."""
+    found = query.rows(
+        session,
+        f"SELECT QUALITY_PROBABILITY AS P FROM {REVIEW_QUALITY.name} WHERE {_ARRIVED} ORDER BY MD5(UUID) LIMIT 10000",
+        days,
+    )
+    return [float(row["P"]) for row in found]
+
+
+def scores(probabilities: np.ndarray) -> np.ndarray:
+    """(n_texts,) from 0 to 1: the mean place of the labels by probability, the first label at 1 and the last at 0.
+
+    ``probabilities``: (n_texts, n_labels).
+    """
+    import numpy as np
+
+    return probabilities @ np.linspace(1, 0, probabilities.shape[1])
+
+
 class QualityScorer:
     """Turns pending rows into quality columns."""
 
@@ -42,7 +81,6 @@ class QualityScorer:
         self._classifier = zero_shot.load(settings)
 
     def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
-        import numpy as np
         import pandas as pd
 
         labels = list(self._settings.quality_labels)
@@ -56,7 +94,7 @@ class QualityScorer:
                     json.dumps(dict(zip(labels, (round(float(p), 6) for p in row), strict=True)))
                     for row in probabilities
                 ],
-                "QUALITY_SCORE": (probabilities @ np.linspace(1, 0, len(labels))).astype(float),
+                "QUALITY_SCORE": scores(probabilities).astype(float),
                 "BACKEND": BACKEND,
                 "MODEL": self._classifier.name,
                 "REVISION": revision(self._settings, self._classifier.revision),

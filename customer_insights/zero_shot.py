@@ -9,12 +9,14 @@ reviews are labelled and where the labels go is in ``quality``; how a model is l
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from customer_insights import sequence_classifier
+from customer_insights.errors import PermanentError
 from customer_insights.sequence_classifier import SequenceClassifier, softmax
 from customer_insights.settings import Settings
 
@@ -23,6 +25,9 @@ EMBEDDED = Path(__file__).resolve().parent / "weights" / "quality_nli"
 # For an account: the quickstart's model, which reads English only. Two of sequence_classifier.REVISIONS read many
 # languages: MoritzLaurer's mDeBERTa, and the MiniLM that is four times faster.
 PRODUCTION_MODEL = "facebook/bart-large-mnli"
+MULTILINGUAL_MODEL = "MoritzLaurer/mDeBERTa-v3-base-mnli-xnli"
+# In the config.json of a model that has learnt these hypotheses and no others.
+LEARNT = "learnt_hypotheses"
 
 # The short names of the quality labels, as the reviews written for this project carry them, and the values of
 # REVIEW_QUALITY.
@@ -43,8 +48,14 @@ def load(settings: Settings, threads: int = 1) -> ZeroShotClassifier:
 
 
 def identity(settings: Settings) -> tuple[str, str]:
-    """Name and revision of that classifier's model, known without loading it."""
-    return sequence_classifier.identity(*_model(settings))
+    """Name and revision of that classifier's model, known without loading it.
+
+    Raises:
+        PermanentError: it has not learnt the settings' labels.
+    """
+    model, revision = _model(settings)
+    _refuse_unlearnt(model, hypotheses(settings.quality_hypothesis_template, settings.quality_labels))
+    return sequence_classifier.identity(model, revision)
 
 
 def _model(settings: Settings) -> tuple[str, str | None]:
@@ -56,6 +67,20 @@ def _model(settings: Settings) -> tuple[str, str | None]:
 def hypotheses(template: str = HYPOTHESIS_TEMPLATE, labels: Sequence[str] | None = None) -> list[str]:
     """One hypothesis a label, in the labels' order."""
     return [template.format(label) for label in labels or QUALITY_LABELS.values()]
+
+
+def _refuse_unlearnt(model: str, asked: Sequence[str]) -> None:
+    """A model of a few hypotheses answers any question, and its answers to others mean nothing."""
+    config = Path(model) / "config.json"
+    learnt = json.loads(config.read_text(encoding="utf-8")).get(LEARNT) if config.is_file() else None
+    unknown = [hypothesis for hypothesis in asked if hypothesis not in learnt] if learnt else []
+    if unknown:
+        raise PermanentError(
+            f"the model {Path(model).name} has learnt {len(learnt)} hypotheses ({'; '.join(learnt)}) and was asked for "
+            f"others: {'; '.join(unknown)}. Set CUSTOMER_INSIGHTS_QUALITY_MODEL to a model of inference on the hub "
+            f"({PRODUCTION_MODEL} for English, {MULTILINGUAL_MODEL} for many languages), or leave quality labels and "
+            "hypothesis template as they are"
+        )
 
 
 class ZeroShotClassifier:
@@ -76,12 +101,14 @@ class ZeroShotClassifier:
 
         Raises:
             ValueError: the model has no label named entailment, or comes from the hub without a known revision.
+            PermanentError: the model has learnt a few hypotheses only, and these labels are not among them.
         """
+        self.labels = tuple(labels or QUALITY_LABELS.values())
+        self._hypotheses = hypotheses(hypothesis_template, self.labels)
+        _refuse_unlearnt(model, self._hypotheses)
         self._classifier = SequenceClassifier(model, revision, threads=threads, token_budget=token_budget)
         self.name = self._classifier.name
         self.revision = self._classifier.revision
-        self.labels = tuple(labels or QUALITY_LABELS.values())
-        self._hypotheses = hypotheses(hypothesis_template, self.labels)
         self._entailment = _entailment(model, self._classifier.labels)
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
