@@ -12,7 +12,7 @@ import dagster as dg
 # Partition-wise data versions and range backfills are marked beta; the warning would stand before every line of output.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
-from assets import conversion, insights, reviews
+from assets import conversion, insights, monitoring, reviews
 from customer_insights.settings import settings
 from resources.compute_pool import ComputePool
 from resources.snowflake import SnowflakeConnection
@@ -34,7 +34,7 @@ def definitions(resources: Mapping[str, Any] | None = None) -> dg.Definitions:
         warehouse=settings().warehouse,
     )
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([reviews, conversion, insights]),
+        assets=dg.load_assets_from_modules([reviews, conversion, insights, monitoring]),
         jobs=jobs.JOBS,
         schedules=timetable.SCHEDULES,
         sensors=sensors.SENSORS,

@@ -123,10 +123,10 @@ def quantile_counts(reference: np.ndarray, current: np.ndarray) -> tuple[np.ndar
 
 def value_counts(reference: pd.Series, current: pd.Series) -> tuple[list[str], np.ndarray, np.ndarray]:
     """The values that either side has, the reference's commonest first, and how often each is there."""
-    counted = reference.astype(str).value_counts()
-    other = current.astype(str).value_counts()
+    counted, other = reference.value_counts(), current.value_counts()
     names = [*counted.index, *other.index.difference(counted.index)]
-    return names, counted.reindex(names, fill_value=0).to_numpy(), other.reindex(names, fill_value=0).to_numpy()
+    then, now = (counts.reindex(names, fill_value=0).to_numpy() for counts in (counted, other))
+    return [str(name) for name in names], then, now
 
 
 def pooled(then: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -251,9 +251,13 @@ def nominal(name: str, kind: Kind, reference: pd.Series, current: pd.Series, set
         (float(shares[0][0]), float(shares[1][0])),
         (population_stability(*counts), total_variation(*counts)),
         chance(*counts),
-        f"{names[most][:LONGEST_VALUE]} {shares[0][most]:.1%} then, {shares[1][most]:.1%} now",
+        f"{_cut(names[most])} {shares[0][most]:.1%} then, {shares[1][most]:.1%} now",
         settings,
     )
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= LONGEST_VALUE else f"{value[: LONGEST_VALUE - 1]}…"
 
 
 def rate(name: str, kind: Kind, reference: pd.Series, current: pd.Series, settings: Settings) -> Measurement:
@@ -265,6 +269,14 @@ def rate(name: str, kind: Kind, reference: pd.Series, current: pd.Series, settin
         return few
     then, now = (np.array([len(found) - found.sum(), found.sum()], dtype=int) for found in (reference, current))
     shares = then[1] / rows[0], now[1] / rows[1]
+    change, odds_excess = f"missing {shares[0]:.1%} then, {shares[1]:.1%} now", 0.0
+    if kind == "label":
+        odds, allowed = _odds(then, now), _allowed_odds(settings)
+        change = (
+            f"purchases {shares[0]:.1%} then, {shares[1]:.1%} now, odds {odds:.2f} times; "
+            f"{1 / allowed:.2f} to {allowed:.2f} is allowed"
+        )
+        odds_excess = abs(log(odds)) / log(allowed)
     return _judged(
         name,
         kind,
@@ -272,22 +284,26 @@ def rate(name: str, kind: Kind, reference: pd.Series, current: pd.Series, settin
         (float(shares[0]), float(shares[1])),
         (population_stability(then, now), total_variation(then, now)),
         chance(then, now),
-        f"{'missing' if kind == 'nulls' else 'purchases'} {shares[0]:.1%} then, {shares[1]:.1%} now",
+        change,
         settings,
-        _odds_excess(then, now, settings) if kind == "label" else 0.0,
+        odds_excess,
     )
 
 
-def _odds_excess(then: np.ndarray, now: np.ndarray, settings: Settings) -> float:
-    """The change of the odds over the one that is the distance limit at a rate of one half (0.5 to 0.6: 1.5 times).
+def _odds(then: np.ndarray, now: np.ndarray) -> float:
+    """How many times as large the odds are as they were."""
+    before, after = ((counts[1] + SMOOTHING) / (counts[0] + SMOOTHING) for counts in (then, now))
+    return float(after / before)
+
+
+def _allowed_odds(settings: Settings) -> float:
+    """The change of the odds that is the distance limit at a rate of one half: 1.5 times for 0.1, from 0.5 to 0.6.
 
     Where purchases are rare a distance of 0.1 is never reached: from 2 % to 6 % the model is as wrong as from 50 % to
     75 %.
     """
     limit = settings.drift_distance_limit
-    allowed = log((0.5 + limit) / (0.5 - limit)) if limit < 0.5 else inf
-    odds = [(counts[1] + SMOOTHING) / (counts[0] + SMOOTHING) for counts in (then, now)]
-    return abs(log(odds[1] / odds[0])) / allowed
+    return (0.5 + limit) / (0.5 - limit) if limit < 0.5 else inf
 
 
 def measure(reference: pd.DataFrame, current: pd.DataFrame, settings: Settings) -> tuple[Measurement, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from customer_insights import display
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by colour-blind readers.
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#7F7F7F"
 SIZE_INCHES = (4.2, 3.2)
+# Longer names are cut: they would leave no room for the picture.
+LONGEST_LABEL = 24
 
 
 def _figure(title: str) -> Figure:
@@ -201,4 +203,57 @@ def histogram(values: Sequence[float], title: str, label: str, alt: str) -> str:
     axes = figure.axes[0]
     axes.hist(values, bins=20, color=BLUE)
     axes.set(xlabel=label, ylabel="rows")
+    return _markdown(figure, alt)
+
+
+def stability(indices: Mapping[str, float], drifted: Collection[str], limit: float) -> str:
+    """The population stability index of each thing, from top to bottom, with the limit; what has drifted is hatched."""
+    figure = _figure("")
+    axes = figure.axes[0]
+    axes.set_title("Population stability: latest days and training", fontsize=10, pad=20)
+    names = list(indices)[::-1]
+    figure.set_size_inches(1.4 * SIZE_INCHES[0], max(SIZE_INCHES[1], 0.22 * len(names) + 1.2))
+    for chosen, colour, hatch, label in (
+        (True, ORANGE, "//", "drifted, by index or by distance"),
+        (False, BLUE, "", "not drifted"),
+    ):
+        places = [place for place, name in enumerate(names) if (name in drifted) == chosen]
+        if not places:
+            continue
+        values = [indices[names[place]] for place in places]
+        axes.barh(places, values, color=colour, hatch=hatch, edgecolor="white", label=label)
+    axes.axvline(limit, color=GREY, linestyle="--", linewidth=1, label=f"limit {limit:g}")
+    # See bars: a name is data.
+    axes.set_yticks(range(len(names)), labels=names, parse_math=False)
+    axes.tick_params(labelsize=8)
+    axes.set(xlabel="population stability index", xlim=(0, max(1.15 * limit, 1.05 * max(indices.values()))))
+    axes.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.4, 0.98), frameon=False)
+    return _markdown(figure, "population stability of each feature")
+
+
+def shares_then_and_now(
+    labels: Sequence[str], then: Sequence[float], now: Sequence[float], title: str, alt: str
+) -> str:
+    """Bars side by side: the share of visits with each value or in each range, in training and in the latest days."""
+    from matplotlib.ticker import PercentFormatter
+
+    figure = _figure("")
+    axes = figure.axes[0]
+    figure.set_figheight(max(0.75 * SIZE_INCHES[1], 0.3 * len(labels) + 1.2))
+    places = range(len(labels))[::-1]
+    for offset, shares_of, colour, hatch, label in (
+        (0.2, then, BLUE, "", "training"),
+        (-0.2, now, ORANGE, "//", "latest days"),
+    ):
+        at = [place + offset for place in places]
+        axes.barh(at, shares_of, height=0.4, color=colour, hatch=hatch, edgecolor="white", label=label)
+    cut = [label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…" for label in labels]
+    # See bars: a value is data.
+    axes.set_yticks(list(places), labels=cut, parse_math=False)
+    axes.tick_params(labelsize=8)
+    axes.set_xlabel("share of visits")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    # Between title and bars: wherever else it were, it would hide some bar of some distribution.
+    axes.set_title(title, fontsize=10, pad=20, parse_math=False)
+    axes.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 0.98), frameon=False)
     return _markdown(figure, alt)

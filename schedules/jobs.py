@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from assets import catalogue, conversion, insights, reviews
+from assets import catalogue, conversion, insights, monitoring, reviews
 
 daily_reviews = dg.define_asset_job(
     "daily_reviews",
@@ -20,8 +20,9 @@ predictions = dg.define_asset_job(
         conversion.purchase_features,
         conversion.purchase_propensity,
         insights.product_insights,
+        monitoring.drift_report,
     ),
-    description="Joins what is scored, predicts every visit with the champion and sums up by product.",
+    description="Joins what is scored, predicts every visit with the champion, sums up by product and measures drift.",
 )
 
 retraining = dg.define_asset_job(
@@ -50,7 +51,9 @@ rollback = dg.define_asset_job(
 
 everything = dg.define_asset_job(
     "everything",
-    selection=dg.AssetSelection.groups(reviews.GROUP, conversion.GROUP, insights.GROUP).materializable(),
+    selection=dg.AssetSelection.groups(
+        reviews.GROUP, conversion.GROUP, insights.GROUP, monitoring.GROUP
+    ).materializable(),
     partitions_def=catalogue.DAILY,
     description="The whole graph, from the stage to the insights, for one day or a range of days of arrival.",
 )
