@@ -7,6 +7,7 @@ an account are in ``deploy/snowflake/``: they are the account administrator's, n
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from customer_insights import query, tables
@@ -82,11 +83,34 @@ def reviews_view() -> str:
 
 
 def deploy(session: Session, settings: Settings) -> None:
-    """Create what is missing; what exists is left as it is."""
+    """Create what is missing, also columns that a table of an earlier version of this project lacks; what exists is
+    left as it is."""
     # Snowflake asks for the privilege to create also where IF NOT EXISTS finds the object, and the project's role has
     # none on the account (dbt-external-tables issue 214).
     for name, show, create in _administered(settings):
         if name not in {row["name"] for row in query.rows(session, show)}:
             query.rows(session, create)
-    for statement in _owned(settings):
+    *objects, view = _owned(settings)
+    for statement in objects:
         query.rows(session, statement)
+    for statement in _missing_columns(session, settings):
+        query.rows(session, statement)
+    query.rows(session, view)
+
+
+def _missing_columns(session: Session, settings: Settings) -> list[str]:
+    """``ALTER TABLE ... ADD COLUMN``. Rows that are there get NULL in it: also where the column is otherwise never
+    NULL, until they are computed anew."""
+    shown = query.rows(
+        session,
+        f"SELECT TABLE_NAME, COLUMN_NAME FROM {validated(settings.database)}.INFORMATION_SCHEMA.COLUMNS "
+        "WHERE TABLE_SCHEMA = ?",
+        [validated(settings.schema_name)],
+    )
+    present = {(row["TABLE_NAME"], row["COLUMN_NAME"]) for row in shown}
+    return [
+        f"ALTER TABLE {validated(table.name)} ADD COLUMN {replace(column, nullable=True).ddl}"
+        for table in tables.TABLES
+        for column in table.columns
+        if (table.name, column.name) not in present
+    ]
