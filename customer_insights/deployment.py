@@ -90,12 +90,10 @@ def deploy(session: Session, settings: Settings) -> None:
     for name, show, create in _administered(settings):
         if name not in {row["name"] for row in query.rows(session, show)}:
             query.rows(session, create)
-    *objects, view = _owned(settings)
-    for statement in objects:
+    use_schema, *objects = _owned(settings)
+    query.rows(session, use_schema)
+    for statement in (*_missing_columns(session, settings), *objects):
         query.rows(session, statement)
-    for statement in _missing_columns(session, settings):
-        query.rows(session, statement)
-    query.rows(session, view)
 
 
 def _missing_columns(session: Session, settings: Settings) -> list[str]:
@@ -108,9 +106,10 @@ def _missing_columns(session: Session, settings: Settings) -> list[str]:
         [validated(settings.schema_name)],
     )
     present = {(row["TABLE_NAME"], row["COLUMN_NAME"]) for row in shown}
+    there = {table for table, _ in present}
     return [
         f"ALTER TABLE {validated(table.name)} ADD COLUMN {replace(column, nullable=True).ddl}"
         for table in tables.TABLES
         for column in table.columns
-        if (table.name, column.name) not in present
+        if table.name in there and (table.name, column.name) not in present
     ]
