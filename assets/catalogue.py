@@ -101,7 +101,7 @@ def sample(session: Session, table: Table, condition: str, binds: Sequence[objec
     columns = ", ".join(table.column_names)
     rows = query.rows(
         session,
-        f"SELECT {columns} FROM {table.name}{condition} ORDER BY MD5({table.key[0]}) LIMIT {SAMPLE_ROWS}",
+        f"SELECT {columns} FROM {table.name}{condition} ORDER BY MD5({table.key[0]}::STRING) LIMIT {SAMPLE_ROWS}",
         binds,
     )
     return markdown_table(table.column_names, [tuple(row.values()) for row in rows])

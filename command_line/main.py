@@ -63,6 +63,23 @@ def load(
 
 
 @app.command()
+def report(
+    date: Annotated[str | None, typer.Option(help="day of the report (YYYY-MM-DD); by default the newest")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="file or folder to write to; by default this folder, under the report's name")
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
+) -> None:
+    """Fetch the daily report, one page of HTML for a manager."""
+    from command_line.report import fetch_report
+
+    _ready()
+    target = fetch_report(console, date, output)
+    if open_it:
+        typer.launch(target.resolve().as_uri())
+
+
+@app.command()
 def deploy(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the statements and run nothing")] = False,
 ) -> None:

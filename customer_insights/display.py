@@ -30,13 +30,13 @@ def _acts(character: str) -> bool:
     return (control and character not in "\n\t") or 0xD800 <= code < 0xE000 or character in _DIRECTION
 
 
-def markdown_cell(value: object) -> str:
+def markdown_cell(value: object, longest: int = LONGEST_CELL) -> str:
     """A value as one cell of a Markdown table: one line, cut where it is long, with nothing in it that is Markdown or
     HTML."""
     if isinstance(value, float):
         return f"{value:.4g}"
     text = literal(" ".join(str(value if value is not None else "").split()))
-    cut = text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
+    cut = text if len(text) <= longest else text[: longest - 1] + "…"
     apart = _ADDRESS.sub(lambda mark: f"\u2060{mark.group()}\u2060", cut)
     return _MARKS.sub(lambda mark: f"\\{mark.group()}", html.escape(apart, quote=False))
 

@@ -6,20 +6,30 @@ The numbers come in as arrays; computing them belongs in ``evaluation`` and ``in
 from __future__ import annotations
 
 import base64
+import html
 import io
+import re
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 from customer_insights import display
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from customer_insights.evaluation import Evaluation
+    from customer_insights.insights import Share
 
 # Okabe and Ito's colours, told apart by colour-blind readers.
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#7F7F7F"
+# The classes of sentiment in the order of a stacked bar. Green is Okabe and Ito's too; greys carry no opinion.
+OF_CLASS = {"positive": BLUE, "mixed": "#009E73", "neutral": "#BBBBBB", "unknown": "#E5E5E5", "negative": ORANGE}
+# For any labels, the first of them the best: shades first, then other colours of Okabe and Ito.
+OF_LABEL = (BLUE, "#56B4E9", "#BBBBBB", ORANGE, "#009E73", "#CC79A7", "#F0E442")
 SIZE_INCHES = (4.2, 3.2)
 # Longer names are cut: they would leave no room for the picture.
 LONGEST_LABEL = 24
@@ -204,6 +214,172 @@ def histogram(values: Sequence[float], title: str, label: str, alt: str) -> str:
     axes.hist(values, bins=20, color=BLUE)
     axes.set(xlabel=label, ylabel="rows")
     return _markdown(figure, alt)
+
+
+def stacked_shares(counts: Mapping[str, Mapping[str, float]], colours: Mapping[str, str], title: str, alt: str) -> str:
+    """One horizontal bar of length 1 a name, from top to bottom, parted by class in the order of ``colours``.
+
+    Args:
+        counts: name -> class -> count; a class that is not there counts 0. Each name has at least one.
+    """
+    figure = _figure(title)
+    axes = figure.axes[0]
+    names = list(counts)[::-1]
+    totals = [sum(counts[name].values()) for name in names]
+    left = [0.0] * len(names)
+    for found, colour in colours.items():
+        shares = [counts[name].get(found, 0) / total for name, total in zip(names, totals, strict=True)]
+        axes.barh(range(len(names)), shares, left=left, color=colour, label=found)
+        left = [start + share for start, share in zip(left, shares, strict=True)]
+    # See bars: a name is data.
+    labels = [f"{name} ({total:g})" for name, total in zip(names, totals, strict=True)]
+    axes.set_yticks(range(len(names)), labels=labels, parse_math=False)
+    axes.set(xlabel="share of reviews", xlim=(0, 1))
+    axes.tick_params(labelsize=8)
+    # Sentences stand below one another.
+    columns = len(colours) if max(map(len, colours)) <= 12 else 1
+    figure.set_layout_engine("constrained")
+    figure.set_figheight(max(SIZE_INCHES[1], 0.18 * len(names) + 1.2))
+    legend = figure.legend(
+        fontsize=7, ncols=columns, loc="outside lower center", frameon=False, columnspacing=1, handlelength=1.2
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return _markdown(figure, alt)
+
+
+def label_shares(counts: Mapping[str, Mapping[str, float]], labels: Sequence[str], title: str, alt: str) -> str:
+    """``stacked_shares`` of labels that a setting names, from the best to the least; what was labelled otherwise, by
+    older settings, comes after them."""
+    found = dict.fromkeys([*labels, *(label for parts in counts.values() for label in parts)])
+    return stacked_shares(counts, dict(zip(found, cycle(OF_LABEL), strict=False)), title, alt)
+
+
+def shares(
+    rows: Sequence[Share], whole: float | None = None, title: str = "", label: str = "", until: float | None = None
+) -> Figure:
+    """One line for each share, from top to bottom: its interval and the share itself; dashed, that of the whole. The
+    scale ends at ``until``, or where the intervals do."""
+    from matplotlib.ticker import PercentFormatter
+
+    figure = _figure(title)
+    axes = _bare(figure, 0.25 + (0.2 if label else 0) + 0.27 * max(1, len(rows)))
+    places = range(len(rows))[::-1]
+    axes.hlines(places, [row.low for row in rows], [row.high for row in rows], color=BLUE, linewidth=6, alpha=0.3)
+    axes.plot([row.value for row in rows], places, "o", color=BLUE, markersize=6)
+    if whole is not None:
+        axes.axvline(whole, color=GREY, linestyle="--", linewidth=1)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlim(0, 1.02 * until if until else None)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol="%"))
+    axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
+    axes.set_yticks(places, labels=[_tick(row.name) for row in rows], parse_math=False)
+    # What was counted stands where the eye ends up.
+    counts = axes.secondary_yaxis("right")
+    counts.set_yticks(places, labels=[f"{row.value:.0%} of {row.count:,}" for row in rows])
+    counts.spines["right"].set_visible(False)
+    counts.tick_params(length=0, labelsize=10)
+    axes.set_xlabel(label, fontsize=9)
+    return figure
+
+
+def gain_and_profit(gains: Sequence[float], profits: Sequence[float], best: int, title: str = "") -> Figure:
+    """As more deciles are contacted: the share of the expected purchases reached, and the expected profit of all
+    deciles so far. ``best``: with so many deciles the profit is largest."""
+    from itertools import accumulate
+
+    from matplotlib.ticker import PercentFormatter
+
+    figure = _figure(title)
+    axes = _bare(figure, 2.4)
+    contacted = range(len(gains) + 1)
+    total = [0.0, *accumulate(profits)]
+    axes.bar(contacted, total, color=[GREY if step > best else BLUE for step in contacted], alpha=0.45, width=0.7)
+    axes.axhline(0, color=GREY, linewidth=1)
+    axes.yaxis.set_major_formatter(lambda amount, _: compact(amount))
+    axes.set_xticks(contacted[:: 2 if len(gains) > 5 else 1])
+    axes.xaxis.set_major_formatter(lambda step, _: f"{step / max(1, len(gains)):.0%}")
+    axes.set_xlabel("share of visits contacted, most likely first", fontsize=9)
+    axes.set_ylabel("expected profit (bars)", fontsize=9)
+    reached = axes.twinx()
+    reached.plot(contacted, [0.0, *gains], color=ORANGE, marker="o", markersize=3.5, linewidth=1.6)
+    reached.set_ylim(0, 1.05)
+    reached.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol="%"))
+    reached.set_ylabel("purchases reached (line)", fontsize=9)
+    reached.tick_params(labelsize=10, length=0)
+    for side in reached.spines.values():
+        side.set_visible(False)
+    return figure
+
+
+def ranking(values: Mapping[str, float], label: str, title: str = "") -> Figure:
+    """Horizontal bars of amounts above 0, in the order given from top to bottom."""
+    figure = _figure(title)
+    axes = _bare(figure, 0.45 + 0.27 * max(1, len(values)))
+    places = range(len(values))[::-1]
+    axes.barh(places, list(values.values()), color=BLUE, alpha=0.75, height=0.6)
+    axes.set_yticks(places, labels=[_tick(name) for name in values], parse_math=False)
+    axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
+    axes.set_ylim(-0.6, len(values) - 0.4)
+    axes.set_xlabel(label, fontsize=9)
+    return figure
+
+
+def compact(amount: float) -> str:
+    """A large number in few characters: 12.3k, -4.5M."""
+    for size, unit in ((1e9, "bn"), (1e6, "M"), (1e3, "k")):
+        if abs(amount) >= size:
+            return f"{amount / size:.3g}{unit}"
+    return f"{amount:.3g}"
+
+
+def _bare(figure: Figure, inches: float) -> Axes:
+    """The axes without a frame and with small, quiet ticks, on a figure that is so high below its title."""
+    axes = figure.axes[0]
+    figure.set_figheight(inches + (0.3 if axes.get_title() else 0))
+    figure.set_layout_engine("constrained", h_pad=0.03, w_pad=0.03)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(GREY)
+    axes.tick_params(labelsize=10, length=0)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def _tick(name: str) -> str:
+    return textwrap.shorten(display.literal(name), 22, placeholder="…")
+
+
+def markdown(figure: Figure, alt: str) -> str:
+    """A figure as a Markdown image."""
+    return _markdown(figure, alt)
+
+
+def svg(figure: Figure, name: str, alt: str) -> str:
+    """A figure as an ``<svg>`` element to stand in a page of HTML: no background, its texts are texts, and its colours
+    are the page's custom properties ``--blue``, ``--orange`` and ``--grey``, which may differ by light and dark.
+
+    ``name`` tells the elements of several figures in one page apart.
+    """
+    import matplotlib as mpl
+
+    output = io.StringIO()
+    figure.patch.set_visible(False)
+    for axes in figure.axes:
+        axes.patch.set_visible(False)
+    # The same figure is the same text, whenever it is drawn.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(output, format="svg", metadata={"Date": None, "Creator": None})
+    text = output.getvalue()
+    # The XML declaration and the document type are not for the inside of a page; nor is a rule for everything in it.
+    text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    head, _, rest = text.partition(">")
+    text = re.sub(r' (width|height)="[^"]*"', "", head) + ">" + rest
+    for colour, variable in ((BLUE, "--blue"), (ORANGE, "--orange"), (GREY, "--grey")):
+        text = text.replace(colour.lower(), f"var({variable})")
+    described = html.escape(alt)
+    return text.replace("<svg", f'<svg role="img" aria-label="{described}"', 1)
 
 
 def stability(indices: Mapping[str, float], drifted: Collection[str], limit: float) -> str:

@@ -20,9 +20,16 @@ predictions = dg.define_asset_job(
         conversion.purchase_features,
         conversion.purchase_propensity,
         insights.product_insights,
+        insights.aspect_insights,
+        insights.purchase_rates,
+        insights.targeting,
         monitoring.drift_report,
+        insights.daily_report,
     ),
-    description="Joins what is scored, predicts every visit with the champion, sums up by product and measures drift.",
+    description=(
+        "Joins what is scored, predicts every visit with the champion, sums up by product, measures drift and writes "
+        "the daily report."
+    ),
 )
 
 retraining = dg.define_asset_job(
@@ -40,7 +47,12 @@ retraining = dg.define_asset_job(
 rollback = dg.define_asset_job(
     "rollback",
     selection=dg.AssetSelection.assets(
-        conversion.champion, conversion.purchase_propensity, conversion.model_explanations, insights.product_insights
+        conversion.champion,
+        conversion.purchase_propensity,
+        conversion.model_explanations,
+        insights.product_insights,
+        insights.targeting,
+        insights.daily_report,
     ),
     config=dg.RunConfig(ops={"champion": conversion.ServiceChange(action="rollback")}),
     description=(

@@ -19,6 +19,7 @@ def test_every_asset_is_materialized_and_every_blocking_check_passes(materialize
     assert set(materializations(result)) == {
         *("raw_reviews", "review_sentiment", "review_quality", "reviews", "purchase_features", "conversion_model"),
         *("champion", "purchase_propensity", "model_explanations", "product_insights", "drift_report"),
+        *("aspect_insights", "purchase_rates", "targeting", "daily_report"),
     }
     failed = [
         event.asset_check_evaluation_data.check_name
@@ -74,7 +75,10 @@ def test_metadata_shows_rows_schema_lineage_sample_and_plots(materialized_graph)
     assert shown["raw_reviews"]["dagster/row_count"] == graph.uploaded
     assert "dagster/column_lineage" in shown["purchase_features"]
     assert str(shown["raw_reviews"]["sample"]).count("\n") == 1 + 5
-    for asset, plot in (("conversion_model", "ROC"), ("model_explanations", "importance")):
+    for asset, plot in (
+        *(("conversion_model", "ROC"), ("model_explanations", "importance")),
+        *(("review_quality", "labels by language"), ("review_quality", "probability")),
+    ):
         assert str(shown[asset][plot]).split("](")[1].startswith("data:image/png;base64,")
 
 
