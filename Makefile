@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui embedded stop test lint format typecheck audit rounds bench models clean browser
+.PHONY: help setup demo ui embedded stop test lint format typecheck audit rounds bench eval models clean browser
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ rounds: setup ## kill and retry the writing jobs at random, and count their rows
 
 bench: setup ## run the benchmarks
 	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+eval: setup ## measure every model on held-out data and write docs/model-quality.md (about 10 minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m training.model_quality
 
 models: setup ## train the small models of the embedded default again
 	@$(BIN)/python -m training.train_sentiment use && $(BIN)/python -m training.train_sentiment e5
