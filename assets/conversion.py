@@ -52,8 +52,9 @@ def purchase_features(snowflake: SnowflakeConnection) -> dg.MaterializeResult:
     from customer_insights import features
 
     with snowflake.session() as session:
-        rows = features.build(session)
-        losses = features.losses(session)
+        as_of = settings().training_as_of
+        rows = features.build(session, as_of)
+        losses = features.losses(session, as_of)
         expected = losses["REVIEWS"] - losses["REVIEWS_WITHOUT_VISIT"]
         complete = dg.AssetCheckResult(
             check_name=checks.FEATURES,
@@ -66,7 +67,11 @@ def purchase_features(snowflake: SnowflakeConnection) -> dg.MaterializeResult:
             + ("" if rows else ". Are the UUIDs of TABULAR_DATA those of the reviews?"),
         )
         return JobOutcome.without_job("a join in the warehouse").result(
-            {**catalogue.materialized(session, PURCHASE_FEATURES), **losses},
+            {
+                **catalogue.materialized(session, PURCHASE_FEATURES),
+                **losses,
+                "as of": as_of.isoformat() if as_of else "all that has arrived",
+            },
             [
                 checks.keys(session, PURCHASE_FEATURES),
                 complete,

@@ -5,6 +5,7 @@ What the model does with them is in ``conversion``; which columns it sees is in 
 
 from __future__ import annotations
 
+from datetime import date
 from typing import TYPE_CHECKING
 
 from customer_insights import query
@@ -25,7 +26,10 @@ JOIN (
 ) AS t ON t.UUID = r.UUID
 WHERE r.REVIEW_QUALITY IS NOT NULL AND r.SENTIMENT_LABEL IS NOT NULL AND t.PRODUCT_TYPE IS NOT NULL
   AND t.PRODUCT_LAYOUT IS NOT NULL AND t.PAGE_LOAD_TIME IS NOT NULL AND t.PRODUCT_RATING IS NOT NULL
+  AND r.ARRIVAL_DATE <= ?::DATE
 """
+# Later than every day of arrival.
+EVERYTHING = "9999-12-31"
 
 LOSSES = """
 SELECT
@@ -41,19 +45,29 @@ FROM REVIEWS AS r LEFT JOIN (
     PRODUCT_TYPE IS NULL OR PRODUCT_LAYOUT IS NULL OR PAGE_LOAD_TIME IS NULL OR PRODUCT_RATING IS NULL
   ) AS INCOMPLETE FROM TABULAR_DATA GROUP BY UUID
 ) AS v ON v.UUID = r.UUID
+WHERE r.ARRIVAL_DATE <= ?::DATE
 """
 
 
-def build(session: Session) -> int:
-    """Make PURCHASE_FEATURES anew, in one statement that replaces it whole; returns its rows."""
+def build(session: Session, as_of: date | None = None) -> int:
+    """Make PURCHASE_FEATURES anew, in one statement that replaces it whole; returns its rows.
+
+    ``as_of``: the last day of arrival that is in it; nothing that arrived later is. None: all that has arrived.
+    """
     columns = ", ".join(PURCHASE_FEATURES.column_names)
-    session.sql(f"INSERT OVERWRITE INTO {PURCHASE_FEATURES.name} ({columns}) {BUILD}").collect()
+    session.sql(
+        f"INSERT OVERWRITE INTO {PURCHASE_FEATURES.name} ({columns}) {BUILD}", params=[_last_day(as_of)]
+    ).collect()
     return int(session.table(PURCHASE_FEATURES.name).count())
 
 
-def losses(session: Session) -> dict[str, int]:
+def losses(session: Session, as_of: date | None = None) -> dict[str, int]:
     """Where reviews and visits do not meet: counts by reason."""
-    return {name: int(count or 0) for name, count in query.row(session, LOSSES).items()}
+    return {name: int(count or 0) for name, count in query.row(session, LOSSES, [_last_day(as_of)]).items()}
+
+
+def _last_day(as_of: date | None) -> str:
+    return as_of.isoformat() if as_of else EVERYTHING
 
 
 def fingerprint(session: Session) -> str:

@@ -8,6 +8,7 @@ Snowflake is not here: that is the connection of ``connections.toml``. What a ta
 from __future__ import annotations
 
 import json
+from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -125,7 +126,8 @@ class Settings(BaseSettings):
         "en", "fr", "de", "hi", "it", "es", "pt",
     )  # fmt: skip
     sentiment_model: str = Field(
-        default="use", description="'use', 'e5', or for transformers a name on the Hugging Face hub or a folder"
+        default="use",
+        description="'use', 'e5', 'use+e5', or for transformers a name on the Hugging Face hub or a folder",
     )
     sentiment_revision: str | None = None
     review_aspects: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words), AfterValidator(_aspects)] = Field(
@@ -173,7 +175,7 @@ class Settings(BaseSettings):
     distributed_training_rows: int = Field(
         default=5_000_000, ge=1, description="training rows from which Ray Train spreads the fit over the nodes"
     )
-    training_as_of: str | None = Field(
+    training_as_of: date | None = Field(
         default=None, description="last day of arrival (YYYY-MM-DD) that features may know; None: all that has arrived"
     )
     purchase_value: float = Field(default=20.0, gt=0, description="what a purchase brings, in any currency")

@@ -120,7 +120,7 @@ def weak_languages(found: list[evaluate_sentiment.Result]) -> str:
     named = "; ".join(f"{name} {auc:.3f} ({one.auc_low:.3f} to {one.auc_high:.3f})" for auc, name, one in weak)
     return (
         f"**Weak**: with `e5`, {len(weak)} of {len(written)} languages stay below {WRITTEN_GOAL:.2f}: {named}. With "
-        "some 33 positive or negative texts a language an AUC is uncertain by about 0.1; take single languages as a hint."
+        "some 33 positive or negative texts a language an AUC is uncertain by about 0.1: take one language as a hint."
     )
 
 
