@@ -1,5 +1,7 @@
 """Reviews: what arrives on the stage, what is read from it, its scores, and the view that joins them."""
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
 from assets import catalogue, checks
@@ -17,6 +19,9 @@ from customer_insights.tables import (
 from resources.compute_pool import ComputePool, JobOutcome
 from resources.retries import retried
 from resources.snowflake import SnowflakeConnection
+
+if TYPE_CHECKING:
+    from snowflake.snowpark import Session
 
 GROUP = "reviews"
 
@@ -132,18 +137,17 @@ def raw_reviews(
 def review_sentiment(
     context: dg.AssetExecutionContext, snowflake: SnowflakeConnection, compute_pool: ComputePool
 ) -> dg.MaterializeResult:
-    """One review's sentiment from -1 to 1. Cortex reads its languages in the warehouse, a model on the compute pool
-    reads the others; a text that was scored by the same version is not scored again."""
-    from customer_insights import sentiment_models
-
+    """One review's sentiment from -1 to 1, with its class and that of each aspect it speaks of. Cortex reads its
+    languages in the warehouse, a model on the compute pool reads the others; a text that was scored by the same version
+    is not scored again."""
     start, end = catalogue.arrival_window(context)
     window = pending.Window(start, end)
-    model, revision = sentiment_models.identity(settings().sentiment_model, settings().sentiment_revision)
+    model, revision = sentiment.model_identity(settings())
     with snowflake.session() as session:
-        by_cortex = 0
+        by_cortex = sentiment.CortexReport(0, 0, 0)
         if pending.count(session, sentiment.cortex_pending(settings(), window)):
             by_cortex = sentiment.score_with_cortex(session, settings(), window, context.run_id)
-        unanswered = pending.count(session, sentiment.cortex_pending(settings(), window))
+        waiting = pending.count(session, sentiment.cortex_pending(settings(), window))
         by_model = sentiment.model_pending(settings(), window, model, revision)
         rows_by_model = pending.count(session, by_model)
         outcome = compute_pool.run_when(
@@ -153,23 +157,19 @@ def review_sentiment(
             extras={"arrival_start": start, "arrival_end": end},
             otherwise=f"every review from {start} to {end} in the model's languages is scored",
         )
-        mean = query.rows(
-            session,
-            f"SELECT LANGUAGE AS V, AVG(REVIEW_SENTIMENT) AS M FROM REVIEW_SENTIMENT WHERE {IN_WINDOW} "
-            "GROUP BY LANGUAGE HAVING AVG(REVIEW_SENTIMENT) IS NOT NULL ORDER BY LANGUAGE",
-            (start, end),
-        )
         labels = ", ".join(f"'{label}'" for label in (*sentiment.CLASS_SCORES, sentiment.UNKNOWN))
         return outcome.result(
             {
                 **catalogue.materialized(session, REVIEW_SENTIMENT, IN_WINDOW, (start, end)),
-                "rows scored by Cortex": by_cortex - unanswered,
-                "rows without an answer by Cortex": unanswered,
+                "rows scored by Cortex": by_cortex.answered,
+                "texts sent to Cortex": by_cortex.texts_sent,
+                "rows that wait for an answer by Cortex": waiting,
+                "rows given up by Cortex": pending.count(session, sentiment.given_up(settings(), window)),
                 "rows scored on the compute pool": rows_by_model,
                 "labels": catalogue.counts_table(
                     "label", catalogue.counts_by(session, REVIEW_SENTIMENT, "SENTIMENT_LABEL", IN_WINDOW, (start, end))
                 ),
-                **_sentiment_plot({row["V"]: float(row["M"]) for row in mean}),
+                **_sentiment_pictures(session, (start, end)),
             },
             [
                 checks.keys(session, REVIEW_SENTIMENT),
@@ -181,6 +181,7 @@ def review_sentiment(
                     {
                         "REVIEW_SENTIMENT from -1 to 1 or NULL": "COALESCE(REVIEW_SENTIMENT, 0) BETWEEN -1 AND 1",
                         "a known SENTIMENT_LABEL": f"SENTIMENT_LABEL IN ({labels})",
+                        "SENTIMENT_CONFIDENCE from 0 to 1 or NULL": "COALESCE(SENTIMENT_CONFIDENCE, 0) BETWEEN 0 AND 1",
                         "NULL when unknown": f"(REVIEW_SENTIMENT IS NULL) = (SENTIMENT_LABEL = '{sentiment.UNKNOWN}')",
                     },
                     IN_WINDOW,
@@ -190,13 +191,30 @@ def review_sentiment(
         )
 
 
-def _sentiment_plot(means: dict[str, float]) -> dict[str, dg.MetadataValue]:
-    if not means:
-        return {}
+def _sentiment_pictures(session: Session, days: tuple[str, str]) -> dict[str, dg.MetadataValue]:
+    """Means and classes by language, confidences and aspects of the window; a picture without rows is left out."""
     from customer_insights import plots
 
-    picture = plots.bars(means, "Mean sentiment by language", "sentiment, -1 to 1", "mean sentiment by language")
-    return {"sentiment by language": dg.MetadataValue.md(picture)}
+    means = sentiment.means_by_language(session, days)
+    classes = sentiment.classes_by_language(session, days)
+    confidences = sentiment.confidences(session, days)
+    aspects = sentiment.classes_by_aspect(session, days)
+    found: dict[str, dg.MetadataValue] = {}
+    if means:
+        picture = plots.bars(means, "Mean sentiment by language", "sentiment, -1 to 1", "mean sentiment by language")
+        found["sentiment by language"] = dg.MetadataValue.md(picture)
+    if classes:
+        picture = plots.stacked_shares(classes, plots.OF_CLASS, "Classes by language", "share of classes by language")
+        found["classes by language"] = dg.MetadataValue.md(picture)
+    if confidences:
+        title, label = "Confidence of the model", "probability of the class"
+        found["confidence"] = dg.MetadataValue.md(plots.histogram(confidences, title, label, "histogram of confidence"))
+    if aspects:
+        picture = plots.stacked_shares(aspects, plots.OF_CLASS, "Aspects spoken of", "share of classes by aspect")
+        found["aspects"] = dg.MetadataValue.md(picture)
+        rows = [(name, *(counts.get(label, 0) for label in plots.OF_CLASS)) for name, counts in aspects.items()]
+        found["aspect counts"] = catalogue.markdown_table(("aspect", *plots.OF_CLASS), rows)
+    return found
 
 
 @dg.asset(
@@ -215,7 +233,7 @@ def _sentiment_plot(means: dict[str, float]) -> dict[str, dg.MetadataValue]:
     check_specs=[
         checks.keys_spec(REVIEW_QUALITY),
         checks.spec(checks.NO_ROW_LOST, "review_quality", "Every review has a row, and no row is without a review."),
-        checks.spec(checks.VALUES, "review_quality", "The label is one of the settings', its probability from 0 to 1."),
+        checks.spec(checks.VALUES, "review_quality", "The label is one of the settings', numbers are from 0 to 1."),
     ],
 )
 @retried
@@ -246,6 +264,7 @@ def review_quality(
                 "labels": catalogue.counts_table(
                     "label", catalogue.counts_by(session, REVIEW_QUALITY, "REVIEW_QUALITY", IN_WINDOW, (start, end))
                 ),
+                **_quality_pictures(session, (start, end)),
             },
             [
                 checks.keys(session, REVIEW_QUALITY),
@@ -257,12 +276,26 @@ def review_quality(
                     {
                         "a label of the settings": f"REVIEW_QUALITY IN ({labels})",
                         "QUALITY_PROBABILITY from 0 to 1": "QUALITY_PROBABILITY BETWEEN 0 AND 1",
+                        "QUALITY_SCORE from 0 to 1": "QUALITY_SCORE BETWEEN 0 AND 1",
                     },
                     IN_WINDOW,
                     (start, end),
                 ),
             ],
         )
+
+
+def _quality_pictures(session: Session, days: tuple[str, str]) -> dict[str, dg.MetadataValue]:
+    """Labels by language and probabilities of the chosen labels in the window; none where it has no review."""
+    from customer_insights import plots
+
+    labels = quality.labels_by_language(session, days)
+    if not labels:
+        return {}
+    shares = plots.label_shares(labels, settings().quality_labels, "Labels by language", "share of labels by language")
+    title, label = "How sure the model is", "probability of the chosen label"
+    sure = plots.histogram(quality.probabilities(session, days), title, label, "histogram of the label's probability")
+    return {"labels by language": dg.MetadataValue.md(shares), "probability": dg.MetadataValue.md(sure)}
 
 
 @dg.asset(

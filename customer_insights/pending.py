@@ -32,16 +32,32 @@ class Query:
     binds: tuple[object, ...]
 
 
-def pending(table: Table, window: Window, model: str, revision: str, condition: Query | None = None) -> Query:
-    """Reviews of the window that have no row in ``table`` for their text by this revision of the model."""
+def pending(
+    table: Table,
+    window: Window,
+    model: str,
+    revision: str,
+    condition: Query | None = None,
+    done: Query | None = None,
+) -> Query:
+    """Reviews of the window that have no row in ``table`` for their text by this revision of the model.
+
+    Args:
+        condition: which reviews are asked for, of ``RAW_REVIEWS AS r``.
+        done: what a row must also be for its review to be done, of the table ``AS s``.
+    """
     extra = f" AND {condition.sql}" if condition else ""
+    also = f" AND {done.sql}" if done else ""
     return Query(
         "SELECT r.UUID, r.TEXT_HASH, r.REVIEW_TEXT, r.LANGUAGE, r.ARRIVAL_DATE\n"
         "FROM RAW_REVIEWS AS r\n"
         f"LEFT JOIN {table.name} AS s\n"
-        "  ON s.UUID = r.UUID AND s.TEXT_HASH = r.TEXT_HASH AND s.MODEL = ? AND s.REVISION = ?\n"
-        f"WHERE r.ARRIVAL_DATE BETWEEN ?::DATE AND ?::DATE AND s.UUID IS NULL{extra}",
-        (model, revision, window.start, window.end, *(condition.binds if condition else ())),
+        "  ON s.UUID = r.UUID AND s.TEXT_HASH = r.TEXT_HASH AND s.MODEL = ? AND s.REVISION = ?"
+        f"{also}\nWHERE r.ARRIVAL_DATE BETWEEN ?::DATE AND ?::DATE AND s.UUID IS NULL{extra}",
+        (
+            *(model, revision, *(done.binds if done else ())),
+            *(window.start, window.end, *(condition.binds if condition else ())),
+        ),
     )
 
 

