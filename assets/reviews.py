@@ -191,7 +191,7 @@ def review_sentiment(
         )
 
 
-def _sentiment_pictures(session: Session, days: tuple[str, str]) -> dict[str, dg.MetadataValue]:
+def _sentiment_pictures(session: "Session", days: tuple[str, str]) -> dict[str, dg.MetadataValue]:
     """Means and classes by language, confidences and aspects of the window; a picture without rows is left out."""
     from customer_insights import plots
 
@@ -285,7 +285,7 @@ def review_quality(
         )
 
 
-def _quality_pictures(session: Session, days: tuple[str, str]) -> dict[str, dg.MetadataValue]:
+def _quality_pictures(session: "Session", days: tuple[str, str]) -> dict[str, dg.MetadataValue]:
     """Labels by language and probabilities of the chosen labels in the window; none where it has no review."""
     from customer_insights import plots
 
