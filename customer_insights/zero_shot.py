@@ -72,9 +72,9 @@ def hypotheses(template: str = HYPOTHESIS_TEMPLATE, labels: Sequence[str] | None
 def _refuse_unlearnt(model: str, asked: Sequence[str]) -> None:
     """A model of a few hypotheses answers any question, and its answers to others mean nothing."""
     config = Path(model) / "config.json"
-    learnt = json.loads(config.read_text(encoding="utf-8")).get(LEARNT) if config.is_file() else None
-    unknown = [hypothesis for hypothesis in asked if hypothesis not in learnt] if learnt else []
-    if unknown:
+    learnt: list[str] = json.loads(config.read_text(encoding="utf-8")).get(LEARNT, []) if config.is_file() else []
+    unknown = [hypothesis for hypothesis in asked if hypothesis not in learnt]
+    if learnt and unknown:
         raise PermanentError(
             f"the model {Path(model).name} has learnt {len(learnt)} hypotheses ({'; '.join(learnt)}) and was asked for "
             f"others: {'; '.join(unknown)}. Set CUSTOMER_INSIGHTS_QUALITY_MODEL to a model of inference on the hub "
