@@ -83,6 +83,13 @@ def test_a_threefold_rate_of_rare_purchases_is_an_alarm(visits):
     assert found == {(TARGET, "label")}
 
 
+def test_a_twentieth_of_missing_values_is_an_alarm_where_there_were_none(visits):
+    reference, current = resampled(visits, 5000, seed=8)
+    missing = current.assign(REVIEW_SENTIMENT=current["REVIEW_SENTIMENT"].mask(np.arange(5000) % 20 == 0))
+    # The index alone says so: the distance is half of its limit.
+    assert alarms(reference, missing, Settings()) == {("REVIEW_SENTIMENT", "nulls")}
+
+
 def test_a_value_that_training_never_saw_is_an_alarm_and_is_named(visits):
     reference, current = resampled(visits, WINDOW, seed=5)
     half = np.arange(WINDOW) % 2 == 0
