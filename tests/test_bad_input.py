@@ -83,9 +83,9 @@ def test_a_visit_without_a_rating_is_told_and_does_not_stop_the_others(empty_gra
     for statement in (
         "INSERT INTO RAW_REVIEWS SELECT 'u' || SEQ4(), 'good', 'h', 'en', 1, 'f', 1, '2026-11-01'::DATE, SYSDATE(), "
         "'r' FROM TABLE(GENERATOR(ROWCOUNT => 2))",
-        "INSERT INTO REVIEW_SENTIMENT SELECT UUID, 'h', 'en', 1, 'positive', 'b', 'm', 'v', ARRIVAL_DATE, SYSDATE(), "
-        "'r' FROM RAW_REVIEWS",
-        "INSERT INTO REVIEW_QUALITY SELECT UUID, 'h', 'basic', 1, '{}', 'b', 'm', 'v', ARRIVAL_DATE, SYSDATE(), 'r' "
+        "INSERT INTO REVIEW_SENTIMENT SELECT UUID, 'h', 'en', 1, 'positive', 1, NULL, 0, 'b', 'm', 'v', ARRIVAL_DATE, "
+        "SYSDATE(), 'r' FROM RAW_REVIEWS",
+        "INSERT INTO REVIEW_QUALITY SELECT UUID, 'h', 'basic', 1, '{}', 1, 'b', 'm', 'v', ARRIVAL_DATE, SYSDATE(), 'r' "
         "FROM RAW_REVIEWS",
         "INSERT INTO TABULAR_DATA SELECT UUID, 'Toys', 'grid', 1.0, IFF(UUID = 'u0', NULL, 4), 1 FROM RAW_REVIEWS",
     ):
