@@ -289,8 +289,7 @@ def _positions(column: str, values: Sequence[str]) -> tuple[str, list[object]]:
 def _load_time_range() -> str:
     first, *_, last = LOAD_TIME_LIMITS
     middle = " ".join(
-        f"WHEN PAGE_LOAD_TIME < {high} THEN '{low} to {high} s'"
-        for low, high in pairwise(LOAD_TIME_LIMITS)
+        f"WHEN PAGE_LOAD_TIME < {high} THEN '{low} to {high} s'" for low, high in pairwise(LOAD_TIME_LIMITS)
     )
     return f"CASE WHEN PAGE_LOAD_TIME < {first} THEN 'under {first} s' {middle} ELSE '{last} s or more' END"
 
