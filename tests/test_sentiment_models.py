@@ -90,6 +90,24 @@ def test_the_slower_encoder_is_chosen_by_its_name(held_out_reviews) -> None:
     assert model.score(["lone \ud800 surrogate"]).shape == (1,)
 
 
+def test_the_unpacked_encoder_computes_what_the_package_computes() -> None:
+    from customer_insights.e5_weights import TorchE5, e5_file
+
+    texts = ["Nicht schlecht, aber zu teuer.", "太差了，非常失望", "ok", ("не работает " * 30).strip(), "𝓯𝓪𝓷𝓬𝔂 ﬁne", "👍"]
+    ours, theirs = TorchE5(e5_file()).embed(texts), sentiment_models.e5_encoder()(texts)
+    assert (ours * theirs).sum(axis=1).min() > 0.999
+
+
+def test_the_tuned_encoder_tells_the_classes_better_than_the_default(default, held_out_reviews) -> None:
+    model = sentiment_models.load("use+e5-tuned")
+    assert sentiment_models.identity("use+e5-tuned") == (model.name, model.revision)
+    short = held_out_reviews[held_out_reviews["review_text"].str.len() < 60]
+    texts = short["review_text"].tolist()
+    tuned, untuned = ((np.array(m.classify(texts)) == short["sentiment"]).mean() for m in (model, default))
+    assert tuned > untuned + 0.05
+    assert model.aspects(["Lieferung kam zwei Wochen zu spät", ""])[0].get("delivery") == "negative"
+
+
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny XLM-RoBERTa with random weights and named labels, saved as a model on the hub is."""
@@ -125,7 +143,7 @@ def _saved_classifier(folder: Path, labels: list[str]) -> Path:
 
 
 def test_a_transformers_classifier_is_read_by_the_names_of_its_labels(classifier: Path) -> None:
-    model = sentiment_models.load(str(classifier))
+    model = sentiment_models.TransformersSentiment(str(classifier))
     texts = ["good", "a much longer text " * 50, "", "lone \ud800 surrogate"]
     probabilities = model.probabilities(texts)
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(4))

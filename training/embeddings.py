@@ -18,20 +18,27 @@ from customer_insights.sequence_classifier import readable
 
 DIRECTORY = Path(__file__).resolve().parent.parent / ".cache" / "embeddings"
 _TEXTS_A_FILE = 256
+_ENCODERS = {
+    "use": sentiment_models.use_encoder,
+    "e5": sentiment_models.e5_encoder,
+    "e5-tuned": sentiment_models.tuned_e5_encoder,
+}
 
 
 def embed(encoder: str, texts: Sequence[str], directory: Path = DIRECTORY, threads: int = 1) -> np.ndarray:
-    """(n_texts, dimensions) float32: what the encoder ``use`` or ``e5`` makes of each text; missing ones are computed.
+    """(n_texts, dimensions) float32: what the encoder makes of each text; missing ones are computed.
 
     Each part is saved as soon as it is ready, so that an interrupted run goes on where it stopped.
     """
-    folder = directory / encoder
+    # Other changes of an encoder make other embeddings.
+    changes = sentiment_models.CHANGES.get(encoder)
+    folder = directory / (f"{encoder}-{_key(changes.read_bytes())}" if changes else encoder)
     folder.mkdir(parents=True, exist_ok=True)
     prepared = [readable(text, sentiment_models.MAXIMUM_CHARACTERS[encoder]) for text in texts]
-    keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32] for text in prepared]
+    keys = [_key(text.encode("utf-8", "surrogatepass")) for text in prepared]
     known = _read(folder)
     missing = {key: text for key, text in zip(keys, prepared, strict=True) if key not in known}
-    encode = {"use": sentiment_models.use_encoder, "e5": sentiment_models.e5_encoder}[encoder](threads)
+    encode = _ENCODERS[encoder](threads)
     rest = list(missing.items())
     for start in range(0, len(rest), _TEXTS_A_FILE):
         part = rest[start : start + _TEXTS_A_FILE]
@@ -39,6 +46,10 @@ def embed(encoder: str, texts: Sequence[str], directory: Path = DIRECTORY, threa
         _save(folder / f"{part[0][0]}.npz", [key for key, _ in part], vectors)
         known.update(zip((key for key, _ in part), vectors, strict=True))
     return np.stack([known[key] for key in keys])
+
+
+def _key(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def _read(folder: Path) -> dict[str, np.ndarray]:
