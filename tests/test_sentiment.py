@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import start_embedded, stop_embedded
 from pydantic import ValidationError
@@ -182,3 +183,16 @@ def test_pictures_of_an_empty_day_have_no_numbers(place: Place) -> None:
     assert sentiment.classes_by_aspect(place.session, days) == {"delivery": {"negative": 1}, "price": {"positive": 1}}
     assert sentiment.means_by_language(place.session, days) == {"en": 0.5}
     assert sentiment.confidences(place.session, days) == []
+
+
+def test_the_job_writes_the_aspects_that_its_model_knows_and_the_confidence_of_the_class() -> None:
+    reviews = pd.DataFrame({"REVIEW_TEXT": ["Delivery was two weeks late and the box was torn.", "ok"]}, index=[7, 3])
+    some = Settings(review_aspects=("delivery", "colour"))
+    scored = sentiment.SentimentScorer(some)(reviews)
+    assert [json.loads(said) for said in scored["ASPECTS"]] == [{"delivery": "negative"}, {}]
+    assert scored["SENTIMENT_CONFIDENCE"].between(0.25, 1).all()
+    assert (scored["MODEL"].iloc[0], scored["REVISION"].iloc[0]) == sentiment.model_identity(some)
+    assert scored["REVISION"].iloc[0].endswith(", aspects delivery")
+    unknown = Settings(review_aspects=("colour",))
+    assert sentiment.SentimentScorer(unknown)(reviews)["ASPECTS"].tolist() == [None, None]
+    assert sentiment.model_identity(unknown) == sentiment.model_identity(Settings(review_aspects=()))

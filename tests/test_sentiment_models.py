@@ -93,7 +93,7 @@ def test_the_slower_encoder_is_chosen_by_its_name(held_out_reviews) -> None:
 def test_the_unpacked_encoder_computes_what_the_package_computes() -> None:
     from customer_insights.e5_weights import TorchE5, e5_file
 
-    texts = ["Nicht schlecht, aber zu teuer.", "太差了，非常失望", "ok", ("не работает " * 30).strip(), "𝓯𝓪𝓷𝓬𝔂 ﬁne", "👍"]
+    texts = ["Nicht schlecht, aber zu teuer.", "太差了，非常失望", ("не работает " * 30).strip(), "𝓯𝓪𝓷𝓬𝔂 ﬁne", "👍"]
     ours, theirs = TorchE5(e5_file()).embed(texts), sentiment_models.e5_encoder()(texts)
     assert (ours * theirs).sum(axis=1).min() > 0.999
 
