@@ -79,7 +79,8 @@ eval: setup ## measure every model on held-out data and write docs/model-quality
 	@OMP_NUM_THREADS=1 $(BIN)/python -m training.model_quality
 
 models: setup ## train the small models of the embedded default again
-	@$(BIN)/python -m training.train_sentiment use && $(BIN)/python -m training.train_sentiment e5
+	@$(BIN)/python -m training.tune_e5
+	@for encoder in use e5 use+e5 use+e5-tuned; do $(BIN)/python -m training.train_sentiment $$encoder || exit 1; done
 	@$(BIN)/python -m training.train_quality_nli
 
 clean: stop ## remove the environment and everything that the commands made
