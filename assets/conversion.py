@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 GROUP = "conversion"
 EXPLAINED_VISITS = 100
+# Dagster's tag of a run that takes the place of another: the first of them.
+FIRST_RUN = "dagster/root_run_id"
 
 
 @dg.asset(
@@ -120,8 +122,8 @@ def conversion_model(
     context: dg.AssetExecutionContext, snowflake: SnowflakeConnection, compute_pool: ComputePool
 ) -> dg.MaterializeResult:
     """The newest version of the purchase model, trained on a Ray job and logged to the Model Registry as CHALLENGER.
-    Nothing is trained when neither features nor code have changed since a version. A version that fails a check is not
-    offered to the gate."""
+    Nothing is trained when neither features nor code have changed since a version. A version that fails a check does
+    not pass the gate."""
     from customer_insights import features, promotion, purchase_model
 
     with snowflake.session() as session:
@@ -130,12 +132,19 @@ def conversion_model(
         def trained() -> promotion.Version | None:
             return promotion.trained_on(promotion.versions(session, settings()), fingerprint, code)
 
+        def served() -> promotion.Version | None:
+            return promotion.find_in_service(session, promotion.versions(session, settings()))
+
+        def is_job_needed() -> bool:
+            version = trained()
+            return version is None or promotion.is_to_be_measured_again(version, served())
+
         outcome = compute_pool.run_when(
-            lambda: trained() is None,
+            is_job_needed,
             context,
             entrypoint="train_conversion",
             extras={"training_set": fingerprint},
-            otherwise="a version was trained on these very features",
+            otherwise="a version was trained on these very features, and measured beside the champion",
         )
         version = trained()
         if version is None:
@@ -146,6 +155,8 @@ def conversion_model(
             **promotion.fitness(version, settings()),
             "reproduced_by_the_registry": promotion.reproduction(session, settings(), version),
         }
+        # Predictions go on with the version that serves; without one there is nothing to go on with.
+        severity = dg.AssetCheckSeverity.WARN if served() else dg.AssetCheckSeverity.ERROR
         return outcome.result(
             {
                 "model": f"{settings().qualified_schema}.{settings().model_name}",
@@ -154,7 +165,7 @@ def conversion_model(
                 **{name: value for name, value in version.metrics.items() if isinstance(value, (int, float, str))},
             },
             [
-                dg.AssetCheckResult(check_name=name, passed=passed, description=text)
+                dg.AssetCheckResult(check_name=name, passed=passed, description=text, severity=severity)
                 for name, (passed, text) in found.items()
             ],
             data_version=version.name,
@@ -193,9 +204,16 @@ def champion(
     context: dg.AssetExecutionContext, config: ServiceChange, snowflake: SnowflakeConnection
 ) -> dg.MaterializeResult:
     """Move the alias, or keep the champion and say why; or roll back."""
+    if config.to_version and config.action != "rollback":
+        raise dg.Failure(
+            f"to_version is {config.to_version} and action is {config.action}: to put a version back into service, set "
+            "action to rollback too. Nothing was changed",
+            allow_retries=False,
+        )
     with snowflake.session() as session:
         if config.action == "rollback":
-            return _roll_back(session, config, context.run_id)
+            # A run whose worker died is started again under another id, and must not go back once more.
+            return _roll_back(session, config, context.run.tags.get(FIRST_RUN, context.run_id))
         return _promote(session, context)
 
 
@@ -296,7 +314,7 @@ def purchase_propensity(context: dg.AssetExecutionContext, snowflake: SnowflakeC
 
     with snowflake.session() as session:
         served = promotion.in_service(session, settings())
-        rows = propensity.score(session, settings(), served.name, context.run_id)
+        rows = propensity.score(session, settings(), served, context.run_id)
         visits = session.table(PURCHASE_FEATURES.name).count()
         values = query.rows(session, "SELECT PURCHASE_PROBABILITY AS P FROM PURCHASE_PROPENSITY SAMPLE (10000 ROWS)")
         picture = plots.histogram(

@@ -14,6 +14,8 @@ from resources.retries import retried
 from resources.snowflake import SnowflakeConnection
 
 if TYPE_CHECKING:
+    from snowflake.snowpark import Session
+
     from customer_insights.drift import Kind, Measurement, Report
 
 GROUP = "monitoring"
@@ -69,12 +71,12 @@ _CHECKS: dict[str, tuple[tuple["Kind", ...], str, str]] = {
 def drift_report(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
     """How far the visits of the latest days are from the champion's training set: each feature, the score, the purchase
     rate and what is missing. A warning is both large and not by chance."""
-    from customer_insights import drift, model_monitor, promotion
+    from customer_insights import drift, promotion
 
     with snowflake.session() as session:
         served = promotion.in_service(session, settings())
         found = drift.report(session, settings(), served.name, context.run_id)
-        monitor = model_monitor.create(session, settings(), served.name) if settings().model_monitor else "off"
+        monitor = _monitored(session, context, served.name) if settings().model_monitor else "off"
         latest = ("WINDOW_END = ?::DATE AND MODEL_VERSION = ?", [found.window_end.isoformat(), found.version])
         return JobOutcome.without_job("computed in the step, on samples").result(
             {
@@ -92,6 +94,19 @@ def drift_report(context: dg.AssetExecutionContext, snowflake: SnowflakeConnecti
             },
             [checks.keys(session, DRIFT_REPORT, *latest), *(_check(name, found) for name in _CHECKS)],
         )
+
+
+def _monitored(session: "Session", context: dg.AssetExecutionContext, version: str) -> str:
+    """The monitor's name, or why there is none: the report does not depend on it."""
+    from snowflake.snowpark.exceptions import SnowparkSQLException
+
+    from customer_insights import model_monitor
+
+    try:
+        return model_monitor.create(session, settings(), version)
+    except SnowparkSQLException as error:
+        context.log.warning(f"no model monitor of {version}: {error}")
+        return f"not created: {display.literal(str(error))}"
 
 
 def _check(name: str, found: "Report") -> dg.AssetCheckResult:

@@ -200,10 +200,11 @@ def _number(value: object) -> float | None:
 
 
 def _drift(session: Session) -> Drift | None:
-    """The latest comparison of the version that serves; None before the first."""
+    """The latest comparison of the version whose predictions are shown; None before the first."""
     rows = query.rows(
         session,
         "SELECT MEASURED, DRIFTED, WINDOW_END FROM DRIFT_REPORT\n"
+        "WHERE MODEL_VERSION IN (SELECT MODEL_VERSION FROM TARGETING)\n"
         "QUALIFY DENSE_RANK() OVER (ORDER BY WINDOW_END DESC, COMPUTED_AT DESC) = 1 ORDER BY MEASURED",
     )
     if not rows:

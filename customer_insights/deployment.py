@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from snowflake.snowpark import Session
 
 
+# What is known of the rows of an earlier version of this project, in columns that they did not have.
+OF_EARLIER_ROWS = {("REVIEW_SENTIMENT", "UNANSWERED"): "0"}
+
+
 def statements(settings: Settings) -> list[str]:
     """Every DDL statement, in order; each may be run again without harm."""
     return [*(create for _, _, create in _administered(settings)), *_owned(settings)]
@@ -107,9 +111,18 @@ def _missing_columns(session: Session, settings: Settings) -> list[str]:
     )
     present = {(row["TABLE_NAME"], row["COLUMN_NAME"]) for row in shown}
     there = {table for table, _ in present}
-    return [
-        f"ALTER TABLE {validated(table.name)} ADD COLUMN {replace(column, nullable=True).ddl}"
+    missing = [
+        (table.name, column)
         for table in tables.TABLES
         for column in table.columns
         if table.name in there and (table.name, column.name) not in present
     ]
+    added = [
+        f"ALTER TABLE {validated(table)} ADD COLUMN {replace(column, nullable=True).ddl}" for table, column in missing
+    ]
+    filled = [
+        f"UPDATE {validated(table)} SET {column.name} = {OF_EARLIER_ROWS[table, column.name]}"
+        for table, column in missing
+        if (table, column.name) in OF_EARLIER_ROWS
+    ]
+    return [*added, *filled]

@@ -24,7 +24,7 @@ SEGMENT_COLUMNS = ("LANGUAGE", "PRODUCT_TYPE")
 # A segment with fewer visits, or fewer of either outcome, says nothing; it is left out.
 SEGMENT_ROWS, SEGMENT_OF_EITHER = 30, 8
 # Many segments are looked at: each may be called collapsed, or worse, only when chance does as much once in a thousand.
-SURE_PERCENTILE = 99.9
+SURE_DEVIATIONS = 3.09
 WHOLE = "ALL"
 METRICS = (
     "roc_auc",
@@ -68,8 +68,8 @@ class Evaluation:
     ``models``: by name; ``challenger``, ``prior``, ``logistic_regression``, ``known_before_purchase`` (the same model
     without the reviews) and ``champion`` where there is one. ``segments``: (column, value) -> models by name.
     ``calibration_by_chance``: the expected calibration error that 95 % of perfectly calibrated models stay below on as
-    many visits. ``collapsed``: segments where the challenger orders visits surely no better than chance; ``worse``:
-    where surely worse than the champion.
+    many visits. ``collapsed``: segments where the challenger may be guessing and surely orders visits worse than on the
+    whole; ``worse``: where surely worse than the champion.
     """
 
     models: Mapping[str, Measured]
@@ -138,12 +138,13 @@ def evaluate(
         for value in sorted(test[column].unique())
         if _is_large_enough(outcomes[chosen := (test[column] == value).to_numpy()])
     }
+    models = {name: measure(outcomes, probabilities, settings) for name, probabilities in predicted.items()}
     return Evaluation(
-        models={name: measure(outcomes, probabilities, settings) for name, probabilities in predicted.items()},
+        models=models,
         segments=segments,
         champion_version=champion_version,
         calibration_by_chance=calibration_by_chance(predicted["challenger"]),
-        collapsed=_named(segments, is_collapsed),
+        collapsed=_named(segments, lambda measured: is_collapsed(measured["challenger"], models["challenger"])),
         worse=_named(segments, is_worse),
         threshold=threshold,
         outcomes=outcomes,
@@ -162,22 +163,25 @@ def _named(
     return tuple(f"{column} {value}" for (column, value), measured in segments.items() if condition(measured))
 
 
-def is_collapsed(measured: Mapping[str, Measured]) -> bool:
-    """Whether the challenger's order of a segment's visits is surely no better than chance."""
-    import numpy as np
+def is_collapsed(segment: Measured, whole: Measured) -> bool:
+    """Whether a segment's AUC may be chance (its interval reaches 0.5) and is surely below that of all visits.
 
-    return bool(np.percentile(measured["challenger"].resampled["roc_auc"], SURE_PERCENTILE) <= 0.5)
+    The first alone would blame small segments, whose intervals are wide.
+    """
+    aucs = segment.resampled["roc_auc"]
+    highest = segment.metrics["roc_auc"].value + SURE_DEVIATIONS * float(aucs.std())
+    return segment.metrics["roc_auc"].low <= 0.5 and highest < whole.metrics["roc_auc"].value
 
 
 def is_worse(measured: Mapping[str, Measured]) -> bool:
-    """Whether it is surely worse than the champion's."""
-    import numpy as np
-
+    """Whether the challenger's order of a segment's visits is surely worse than the champion's."""
     champion = measured.get("champion")
     if champion is None:
         return False
-    spread = measured["challenger"].resampled["roc_auc"] - champion.resampled["roc_auc"]
-    return bool(np.percentile(spread, SURE_PERCENTILE) < 0)
+    challenger = measured["challenger"]
+    spread = challenger.resampled["roc_auc"] - champion.resampled["roc_auc"]
+    less = challenger.metrics["roc_auc"].value - champion.metrics["roc_auc"].value
+    return less + SURE_DEVIATIONS * float(spread.std()) < 0
 
 
 def logistic_regression(rows: pd.DataFrame) -> Pipeline:
@@ -217,9 +221,17 @@ def measure(
     return Measured(
         rows=len(outcomes),
         positives=int(outcomes.sum()),
-        metrics={name: Metric(float(values[name]), *map(float, intervals[name])) for name in METRICS},
+        metrics={name: Metric(values[name], *_ends(name, values[name], *intervals[name])) for name in METRICS},
         resampled=columns,
     )
+
+
+def _ends(name: str, value: float, low: float, high: float) -> tuple[float, float]:
+    """The interval's ends. Drawing with replacement adds to a calibration error, so its percentiles lie above the
+    value: they are reflected at it."""
+    if name == "expected_calibration_error":
+        return max(0.0, float(2 * value - high)), max(0.0, float(2 * value - low))
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -274,8 +286,8 @@ class _Ranked:
             np.add.reduceat(values, self.bins) for values in (weight, weight * self.probabilities, bought)
         )
         top = total / 10
-        within_top = np.clip(top - (np.cumsum(weight) - weight), 0, weight)
-        bought_in_top = float(within_top @ self.outcomes)
+        # Visits of equal probability share the place evenly.
+        bought_in_top = float(np.interp(top, np.append(0, found + false), np.append(0, found)))
         contacted = weight * (self.probabilities >= self.threshold)
         profit = self.purchase_value * float(contacted @ self.outcomes) - self.contact_cost * float(contacted.sum())
         return {

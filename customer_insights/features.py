@@ -1,6 +1,6 @@
 """The features of the purchase model: one SQL join in the warehouse, and a fingerprint of its result.
 
-What the model does with them is in ``conversion``; which columns it sees is in ``tables``.
+What the model does with them is in ``purchase_model``; which columns it sees is in ``tables``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ JOIN (
 ) AS t ON t.UUID = r.UUID
 WHERE r.REVIEW_QUALITY IS NOT NULL AND r.SENTIMENT_LABEL IS NOT NULL AND t.PRODUCT_TYPE IS NOT NULL
   AND t.PRODUCT_LAYOUT IS NOT NULL AND t.PAGE_LOAD_TIME IS NOT NULL AND t.PRODUCT_RATING IS NOT NULL
-  AND r.ARRIVAL_DATE <= ?::DATE
+  AND r.QUALITY_PROBABILITY IS NOT NULL AND r.QUALITY_SCORE IS NOT NULL AND r.ARRIVAL_DATE <= ?::DATE
 """
 # Later than every day of arrival.
 EVERYTHING = "9999-12-31"
@@ -35,7 +35,7 @@ LOSSES = """
 SELECT
   COUNT(*) AS REVIEWS,
   COUNT_IF(v.UUID IS NULL) AS REVIEWS_WITHOUT_VISIT,
-  COUNT_IF(r.REVIEW_QUALITY IS NULL) AS REVIEWS_WITHOUT_QUALITY,
+  COUNT_IF(r.REVIEW_QUALITY IS NULL OR r.QUALITY_SCORE IS NULL) AS REVIEWS_WITHOUT_QUALITY,
   COUNT_IF(r.SENTIMENT_LABEL IS NULL) AS REVIEWS_WITHOUT_SENTIMENT,
   COUNT_IF(v.INCOMPLETE) AS REVIEWS_OF_INCOMPLETE_VISITS,
   (SELECT COUNT(*) FROM TABULAR_DATA) AS VISITS,

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
     from snowflake.snowpark import Session
 
+# Where a version's trees were grown, in its metrics.
+ONE_NODE = "one node"
 # Visits of each part that are kept with a version: enough for the shape of a distribution.
 REFERENCE_ROWS_A_PART = 2000
 
@@ -46,9 +48,10 @@ def registry(session: Session, settings: Settings) -> Any:
 
 
 def load_champion(session: Session, settings: Settings) -> tuple[str, Any] | None:
-    """Name and model of the version in service, or None when none has been promoted yet."""
+    """Name and model of the version in service; None when none has been promoted yet, or when it was trained on other
+    features and cannot predict these visits."""
     champion = promotion.find_in_service(session, promotion.versions(session, settings))
-    if champion is None:
+    if champion is None or not promotion.reads_present_features(champion):
         return None
     return champion.name, load(session, settings, champion.name)
 
@@ -83,8 +86,9 @@ def register(
     logged = find(session, settings, version)
     if logged is None:
         _log_once(session, settings, model, measured, sample, facts, version)
-    elif not _is_described(logged):
-        # An attempt was killed after the version was made and before its metrics were stored.
+    elif not _is_described(logged) or logged.metrics.get("champion_version") != measured.champion_version:
+        # An attempt was killed after the version was made and before its metrics were stored; or another version came
+        # into service since it was measured.
         _describe(session, settings, version, measured, facts)
     found = find(session, settings, version)
     if found is None or not _is_described(found):
@@ -103,7 +107,7 @@ def _is_described(version: promotion.Version) -> bool:
 def _described(measured: Evaluation, facts: dict[str, Any]) -> dict[str, Any]:
     # The training set last: where metrics are set one by one, it says that the others are there.
     rest = {name: value for name, value in facts.items() if name != "training_set"}
-    return {**flat(measured), **rest, "training_set": facts["training_set"]}
+    return {**flat(measured), "features": promotion.FEATURES, **rest, "training_set": facts["training_set"]}
 
 
 def _describe(session: Session, settings: Settings, version: str, measured: Evaluation, facts: dict[str, Any]) -> None:
@@ -230,10 +234,12 @@ def keep_evaluation(session: Session, version: str, measured: Evaluation, run_id
 
 
 def rebuild(session: Session, settings: Settings, version: str, threads: int = 1) -> Pipeline:
-    """Train a registered version again from its frozen training set; what comes out predicts the same.
+    """Train a registered version again from its frozen training set; what comes out predicts the same where the
+    libraries are the same (``xgboost_version``, ``scikit_learn_version`` in its metrics).
 
     Raises:
-        PermanentError: there is no such version, or other code or settings trained it.
+        PermanentError: there is no such version, other code or settings trained it, or Ray Train grew it on several
+            nodes, which share the rows out anew each time.
     """
     from customer_insights import training_set
 
@@ -246,6 +252,8 @@ def rebuild(session: Session, settings: Settings, version: str, threads: int = 1
             f"version {version} was trained by code {code}, this is {present}: check out the commit, and set the "
             "settings, that its run had (run_id in its metrics)"
         )
+    if str(found.metrics.get("trained_on")) != ONE_NODE:
+        raise PermanentError(f"version {version} was trained on {found.metrics.get('trained_on')}: see its run")
     rows = training_set.read(session, settings, training_set_name(str(found.metrics["training_set"])))
     return purchase_model.train(
         purchase_model.split(rows, settings), settings, threads, parameters=promotion.chosen_parameters(found)

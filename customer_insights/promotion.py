@@ -31,6 +31,8 @@ PURCHASE_OUTPUT = "output_feature_1"
 # Test visits whose predictions the registry's copy must give again, and by how much they may differ: XGBoost computes
 # in single precision.
 REPRODUCED_ROWS = 200
+# What a version predicts from, as its metrics keep it.
+FEATURES = ", ".join(MODEL_FEATURES)
 REPRODUCED_WITHIN = 1e-5
 
 
@@ -112,9 +114,10 @@ def fitness(version: Version, settings: Settings) -> dict[str, tuple[bool, str]]
         ),
         "no_segment_collapsed": (
             not gone,
-            f"no better than chance in: {gone}"
+            f"may be guessing, and is surely worse than on the whole, in: {gone}"
             if gone
-            else f"better than chance in each of {measured['segments_measured']} segments (languages, product types)",
+            else f"in none of {measured['segments_measured']} segments (languages, product types) perhaps guessing and "
+            "surely worse than on the whole",
         ),
     }
 
@@ -127,7 +130,8 @@ def reproduction(session: Session, settings: Settings, version: Version) -> tupl
     found = query.row(
         session,
         f"WITH m AS MODEL {model} VERSION {validated(version.name)}\n"
-        f"SELECT COUNT(*) AS N, MAX(ABS(ANSWER:{PURCHASE_OUTPUT}::FLOAT - PURCHASE_PROBABILITY)) AS D FROM (\n"
+        f"SELECT COUNT(*) AS N, COUNT(ANSWER:{PURCHASE_OUTPUT}::FLOAT) AS ANSWERED,\n"
+        f"  MAX(ABS(ANSWER:{PURCHASE_OUTPUT}::FLOAT - PURCHASE_PROBABILITY)) AS D FROM (\n"
         f"  SELECT r.PURCHASE_PROBABILITY, m!PREDICT_PROBA({arguments}) AS ANSWER FROM (\n"
         f"    SELECT * FROM {MODEL_REFERENCE.name} WHERE MODEL_VERSION = ? AND PART = 'test'\n"
         f"    ORDER BY MD5(UUID) LIMIT {REPRODUCED_ROWS}\n"
@@ -135,9 +139,15 @@ def reproduction(session: Session, settings: Settings, version: Version) -> tupl
         ") AS answers",
         [version.name],
     )
-    rows, difference = int(found["N"]), float(found["D"]) if found["D"] is not None else None
-    if difference is None:
+    rows, answered = int(found["N"]), int(found["ANSWERED"])
+    if not rows:
         return False, f"MODEL_REFERENCE holds no test visits of {version.name}: train it again"
+    if answered < rows:
+        return (
+            False,
+            f"the registry's function of {version.name} gave {rows - answered} of {rows} test visits no answer",
+        )
+    difference = float(found["D"])
     return (
         difference <= REPRODUCED_WITHIN,
         f"predictions of {rows} test visits by the registry's function differ from those at training by at most "
@@ -166,12 +176,7 @@ def decide(
     if reproduced:
         conditions["reproduced_by_the_registry"] = reproduced
     if champion and champion.name != challenger.name:
-        conditions["not_worse_than_the_champion"] = _compared(challenger, champion, settings)
-        worse = str(challenger.metrics.get("segments_worse_than_champion", ""))
-        conditions["no_segment_worse_than_the_champion"] = (
-            not worse,
-            f"surely worse than the champion in: {worse}" if worse else "not surely worse than the champion in any",
-        )
+        conditions |= _compared(challenger, champion, settings)
         if withdrawn is not None:
             reason = withdrawn.get(challenger.name)
             conditions["not_withdrawn"] = (
@@ -181,28 +186,47 @@ def decide(
     return Decision(challenger, champion, conditions)
 
 
-def _compared(challenger: Version, champion: Version, settings: Settings) -> tuple[bool, str]:
+def _compared(challenger: Version, champion: Version, settings: Settings) -> dict[str, tuple[bool, str]]:
     measured = challenger.metrics
+    names = ("not_worse_than_the_champion", "no_segment_worse_than_the_champion")
+    if not reads_present_features(champion):
+        text = f"{champion.name} was trained on other features than PURCHASE_FEATURES has now: it cannot predict them"
+        return dict.fromkeys(names, (True, text))
+    if measured.get("champion_version") != champion.name:
+        text = (
+            f"was not measured on the same test visits as {champion.name}, which came into service meanwhile: "
+            "materialize conversion_model again"
+        )
+        return dict.fromkeys(names, (False, text))
     auc, tolerance = float(measured["challenger_roc_auc"]), settings.promotion_tolerance
-    if measured.get("champion_version") == champion.name:
-        less, low, high = (float(measured[f"roc_auc_less_champion{end}"]) for end in ("", "_low", "_high"))
-        return (
+    less, low, high = (float(measured[f"roc_auc_less_champion{end}"]) for end in ("", "_low", "_high"))
+    worse = str(measured["segments_worse_than_champion"])
+    found = (
+        (
             high >= 0 and less >= -tolerance,
             f"ROC-AUC {auc:.4f}, {less:+.4f} against {champion.name} on the same {measured['test_rows']} visits, "
             f"interval {low:+.4f} to {high:+.4f}: must reach 0, and the difference {-tolerance}",
-        )
-    known = champion.metrics
-    if measured.get("training_set") and measured.get("training_set") == known.get("training_set"):
-        in_service = float(known["challenger_roc_auc"])
-        return (
-            auc >= in_service - tolerance,
-            f"ROC-AUC {auc:.4f} must reach the champion's {in_service:.4f} less {tolerance} ({champion.name}, same "
-            "test visits)",
-        )
+        ),
+        (
+            not worse,
+            f"surely worse than {champion.name} in: {worse}" if worse else f"surely worse than {champion.name} in none",
+        ),
+    )
+    return dict(zip(names, found, strict=True))
+
+
+def reads_present_features(version: Version) -> bool:
+    """Whether a version was trained on the columns that PURCHASE_FEATURES has now, and so can predict them."""
+    return version.metrics.get("features") == FEATURES
+
+
+def is_to_be_measured_again(version: Version, served: Version | None) -> bool:
+    """Whether another version came into service since this one was measured, so that they cannot be compared."""
     return (
-        False,
-        f"was not measured on the same test visits as {champion.name}, which came into service meanwhile: train a new "
-        "version, on new features or by other code",
+        served is not None
+        and served.name != version.name
+        and reads_present_features(served)
+        and version.metrics.get("champion_version") != served.name
     )
 
 
@@ -272,8 +296,8 @@ def promote(session: Session, settings: Settings, version: str, reason: str, run
 def roll_back(session: Session, settings: Settings, to: str | None, reason: str, run_id: str) -> tuple[str, str]:
     """Take the version in service out of it and put an earlier one back: ``to``, or the one that served before.
 
-    The version that is taken out is not promoted again by the gate. The same run rolls back once, however often it is
-    tried. Returns the version now in service and the one taken out.
+    The version that is taken out is not promoted again by the gate. The same run (``run_id``: that of its first
+    attempt) rolls back once, however often it is tried. Returns the version now in service and the one taken out.
 
     Raises:
         PermanentError: nothing served before, or ``to`` is no version of the model, or serves already.
@@ -294,6 +318,12 @@ def roll_back(session: Session, settings: Settings, to: str | None, reason: str,
         raise PermanentError(
             f"{settings.model_name} has no version {restored}; it has {', '.join(version.name for version in found)}"
         )
+    back = next(version for version in found if version.name == restored)
+    if not reads_present_features(back):
+        raise PermanentError(
+            f"{restored} was trained on other features ({back.metrics.get('features', 'unknown')}) than "
+            f"PURCHASE_FEATURES has now ({FEATURES}): it could not predict. Check out the commit that made it"
+        )
     if restored == served.name:
         raise PermanentError(f"{restored} is in service already: there is nothing to roll back")
     _record(session, restored, served, ROLLBACK, reason, run_id)
@@ -303,15 +333,14 @@ def roll_back(session: Session, settings: Settings, to: str | None, reason: str,
 
 def _served_before(session: Session, found: list[Version], served: Version) -> str:
     """The version that served before ``served``, is still in the registry, and was not taken out of service itself."""
-    history = query.rows(
-        session, f"SELECT MODEL_VERSION, PREVIOUS_VERSION FROM {CHAMPION_HISTORY.name} ORDER BY CHANGED_AT DESC"
-    )
+    # Only what was replaced has surely served: a decision is written down before the alias moves.
+    replaced = query.rows(session, f"SELECT PREVIOUS_VERSION FROM {CHAMPION_HISTORY.name} ORDER BY CHANGED_AT DESC")
     out = withdrawn(session)
     names = {version.name for version in found}
-    for row in history:
-        for name in (row["MODEL_VERSION"], row["PREVIOUS_VERSION"]):
-            if name and name != served.name and name in names and name not in out:
-                return str(name)
+    for row in replaced:
+        name = row["PREVIOUS_VERSION"]
+        if name and name != served.name and name in names and name not in out:
+            return str(name)
     raise PermanentError(
         f"no other version served before {served.name}: give the version to go back to in the run's configuration"
     )
@@ -334,9 +363,10 @@ def _record(session: Session, version: str, before: Version | None, action: str,
     """Write the decision down before the alias moves; a second attempt of the run finds it."""
     query.rows(
         session,
-        f"MERGE INTO {CHAMPION_HISTORY.name} AS t USING (SELECT ? AS RUN_ID) AS s ON t.RUN_ID = s.RUN_ID\n"
+        f"MERGE INTO {CHAMPION_HISTORY.name} AS t USING (SELECT ? AS RUN_ID, ? AS MODEL_VERSION) AS s\n"
+        "  ON t.RUN_ID = s.RUN_ID AND t.MODEL_VERSION = s.MODEL_VERSION\n"
         "WHEN NOT MATCHED THEN INSERT (CHANGED_AT, MODEL_VERSION, PREVIOUS_VERSION, ACTION, REASON, RUN_ID)\n"
-        "  VALUES (SYSDATE(), ?, ?, ?, ?, s.RUN_ID)",
+        "  VALUES (SYSDATE(), s.MODEL_VERSION, ?, ?, ?, s.RUN_ID)",
         [run_id, version, before.name if before else None, action, reason],
     )
 

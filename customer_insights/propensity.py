@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from customer_insights.errors import PermanentError
 from customer_insights.identifiers import validated
-from customer_insights.promotion import PURCHASE_OUTPUT
+from customer_insights.promotion import PURCHASE_OUTPUT, Version, reads_present_features
 from customer_insights.settings import Settings
 from customer_insights.tables import MODEL_EXPLANATIONS, MODEL_FEATURES, NUMERIC_FEATURES, PURCHASE_PROPENSITY
 
@@ -15,14 +16,22 @@ if TYPE_CHECKING:
     from snowflake.snowpark import Session
 
 
-def score(session: Session, settings: Settings, version: str, run_id: str) -> int:
-    """Predict every row of PURCHASE_FEATURES in the warehouse and replace PURCHASE_PROPENSITY whole; returns its
-    rows."""
+def score(session: Session, settings: Settings, served: Version, run_id: str) -> int:
+    """Predict every row of PURCHASE_FEATURES in the warehouse and replace PURCHASE_PROPENSITY whole; returns its rows.
+
+    Raises:
+        PermanentError: the version was trained on other features.
+    """
+    if not reads_present_features(served):
+        raise PermanentError(
+            f"{served.name}, which serves, was trained on other features than PURCHASE_FEATURES has now: materialize "
+            "conversion_model and champion, which will replace it"
+        )
     arguments = ", ".join(f"{name}::FLOAT" if name in NUMERIC_FEATURES else name for name in MODEL_FEATURES)
     model = f"{settings.qualified_schema}.{validated(settings.model_name)}"
     session.sql(
         f"CREATE OR REPLACE TEMPORARY TABLE PROPENSITY_SCORED AS\n"
-        f"WITH m AS MODEL {model} VERSION {validated(version)}\n"
+        f"WITH m AS MODEL {model} VERSION {validated(served.name)}\n"
         f"SELECT UUID, m!PREDICT_PROBA({arguments}) AS ANSWER FROM PURCHASE_FEATURES"
     ).collect()
     columns = ", ".join(PURCHASE_PROPENSITY.column_names)
@@ -31,7 +40,7 @@ def score(session: Session, settings: Settings, version: str, run_id: str) -> in
         f"SELECT UUID, ANSWER:{PURCHASE_OUTPUT}::FLOAT AS PURCHASE_PROBABILITY,\n"
         f"  NTILE(10) OVER (ORDER BY ANSWER:{PURCHASE_OUTPUT}::FLOAT DESC, UUID) AS DECILE, ?, SYSDATE(), ?\n"
         "FROM PROPENSITY_SCORED",
-        params=[version, run_id],
+        params=[served.name, run_id],
     ).collect()
     session.sql("DROP TABLE PROPENSITY_SCORED").collect()
     return int(session.table(PURCHASE_PROPENSITY.name).count())
@@ -92,7 +101,11 @@ def effects(explained: pd.DataFrame, most: int = 8) -> dict[str, list[tuple[str,
     result = {}
     for name, rows in explained.groupby("FEATURE"):
         if name in NUMERIC_FEATURES:
-            values = pd.to_numeric(rows["FEATURE_VALUE"], errors="coerce")
+            known = rows[pd.to_numeric(rows["FEATURE_VALUE"], errors="coerce").notna()]
+            if known.empty:
+                result[str(name)] = [("missing", float(rows["CONTRIBUTION"].mean()))]
+                continue
+            rows, values = known, pd.to_numeric(known["FEATURE_VALUE"])
             kept = pd.qcut(values, min(6, max(1, values.nunique())), duplicates="drop")
             means = rows["CONTRIBUTION"].groupby(kept, observed=True).mean()
             spans = pd.IntervalIndex(means.index.to_list())

@@ -102,7 +102,7 @@ def score_with_cortex(session: Session, settings: Settings, window: Window, run_
 
     The function is billed by the call: every distinct text is sent once, and none that was answered or given up before,
     whichever review it was of. Of two runs at once each pays for its calls, and the second updates the rows of the
-    first; an answer is never replaced by none.
+    first; an answer of this revision is never replaced by none.
     """
     pending_reviews = cortex_pending(settings, window)
     aspects = settings.review_aspects

@@ -3,7 +3,7 @@
 No public package holds reviews with what their writers saw and bought, so visits are generated with a fixed seed from
 each review's own labels. The true probability of every visit is known, and with it the best AUC that any model can
 reach. Reading and writing sample data is in ``sample_data``; the model that is trained on these rows is in
-``conversion`` and knows nothing of this one.
+``purchase_model`` and knows nothing of this one.
 
 The model is logistic. The log-odds of a purchase are the sum of
 

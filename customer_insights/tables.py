@@ -566,7 +566,7 @@ CHAMPION_HISTORY = Table(
         Column("REASON", "STRING", "What was found, or what the person who rolled back wrote.", nullable=False),
         _RUN,
     ),
-    key=("RUN_ID",),
+    key=("RUN_ID", "MODEL_VERSION"),
 )
 
 DRIFT_REPORT = Table(

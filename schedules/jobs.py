@@ -52,6 +52,7 @@ rollback = dg.define_asset_job(
         conversion.model_explanations,
         insights.product_insights,
         insights.targeting,
+        monitoring.drift_report,
         insights.daily_report,
     ),
     config=dg.RunConfig(ops={"champion": conversion.ServiceChange(action="rollback")}),

@@ -39,7 +39,12 @@ def register(graph: Graph, rows: int, shuffled: tuple[str, ...] = ()) -> str:
     version = model_versions.version_name(fingerprint, code)
     model_versions.keep_reference(session, version, model, parts, "a run")
     model_versions.keep_evaluation(session, version, measured, "a run")
-    facts = {"run_id": "a run", "training_set": fingerprint, "training_code_version": code}
+    facts = {
+        "run_id": "a run",
+        "training_set": fingerprint,
+        "training_code_version": code,
+        "trained_on": model_versions.ONE_NODE,
+    }
     return model_versions.register(session, settings(), model, measured, parts["train"], facts)
 
 
@@ -59,7 +64,7 @@ def served(graph: Graph) -> tuple[str, str]:
     return champion, default
 
 
-def roll_back(graph: Graph):
+def roll_back(graph: Graph, **options):
     """The job ``rollback``, as one click in the UI launches it: with its own configuration."""
     import dagster as dg
 
@@ -67,7 +72,7 @@ def roll_back(graph: Graph):
 
     with graph.instance as instance:
         job = definitions().resolve_job_def("rollback")
-        return job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey("champion")])
+        return job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey("champion")], **options)
 
 
 @pytest.fixture
@@ -99,8 +104,11 @@ def test_a_worse_challenger_is_refused_a_better_one_promoted_and_a_rollback_rest
     assert materializations(back)["champion"]["withdrawn"] == better
     assert served(empty_graph) == (first_champion, first_champion)
     session = empty_graph.session()
-    # A retry of the same run goes back no further.
-    assert promotion.roll_back(session, settings(), None, "again", back.run_id) == (first_champion, better)
+    # A run that takes the place of this one, whose worker died, goes back no further.
+    with empty_graph.instance as instance:
+        again = {"dagster/parent_run_id": back.run_id, "dagster/root_run_id": back.run_id}
+        assert instance.get_run_by_id(back.run_id)
+    assert materializations(roll_back(empty_graph, tags=again))["champion"]["withdrawn"] == better
     assert served(empty_graph) == (first_champion, first_champion)
 
     # The gate does not promote what was taken out of service.
@@ -115,6 +123,12 @@ def test_a_worse_challenger_is_refused_a_better_one_promoted_and_a_rollback_rest
         promotion.roll_back(session, settings(), "NEVER_MADE", "by hand", "another run")
     with pytest.raises(promotion.PermanentError, match="no other version served before"):
         promotion.roll_back(session, settings(), None, "by hand", "another run")
+    # Without the action, a version to go back to is a mistake and changes nothing.
+    mistaken = {"ops": {"champion": {"config": {"to_version": better}}}}
+    assert "set action to rollback" in str(
+        roll_back(empty_graph, run_config=mistaken, raise_on_error=False).failure_data_for_node("champion").error
+    )
+    assert served(empty_graph) == (first_champion, first_champion)
 
 
 def test_a_model_that_learnt_nothing_fails_its_checks_and_never_reaches_the_gate(empty_graph: Graph):

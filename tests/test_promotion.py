@@ -15,6 +15,8 @@ def version(name: str, auc: float = 0.8, **metrics: object) -> promotion.Version
         "challenger_expected_calibration_error": 0.02,
         "calibration_by_chance": 0.03,
         "segments_collapsed": "",
+        "segments_worse_than_champion": "",
+        "features": promotion.FEATURES,
         "segments_measured": 4,
         "test_rows": 500,
     }
@@ -48,8 +50,23 @@ def test_a_challenger_that_is_surely_worse_by_a_little_is_refused_as_is_one_that
 
 def test_a_challenger_that_was_measured_before_the_champion_came_does_not_replace_it():
     decision = promotion.decide(compared(0.82, 0.02, 0.01, 0.03), version("NEWER", 0.85), Settings())
-    assert failed(decision) == ["not_worse_than_the_champion"]
+    assert failed(decision) == ["not_worse_than_the_champion", "no_segment_worse_than_the_champion"]
     assert "NEWER" in decision.conditions["not_worse_than_the_champion"][1]
+
+
+def test_a_challenger_is_measured_again_when_another_champion_came_and_only_then():
+    measured = compared(0.82, 0.02, 0.01, 0.03)
+    assert not promotion.is_to_be_measured_again(measured, version("OLD"))
+    assert promotion.is_to_be_measured_again(measured, version("NEWER"))
+    assert not promotion.is_to_be_measured_again(measured, measured)
+    assert not promotion.is_to_be_measured_again(measured, None)
+    assert not promotion.is_to_be_measured_again(measured, version("NEWER", features="PRODUCT_TYPE"))
+
+
+def test_a_champion_that_cannot_read_the_present_features_is_replaced_by_a_fit_challenger():
+    decision = promotion.decide(version("NEW"), version("OLD", features="PRODUCT_TYPE"), Settings())
+    assert decision.passed
+    assert "other features" in decision.conditions["not_worse_than_the_champion"][1]
 
 
 def test_a_challenger_that_may_be_guessing_is_not_promoted():

@@ -98,6 +98,40 @@ def test_every_large_segment_is_measured_and_a_reversed_one_is_called_collapsed(
     assert broken.collapsed == broken.worse == ("LANGUAGE zh",)
 
 
+def test_a_segment_in_which_the_model_guesses_is_called_collapsed_and_a_small_good_one_is_not():
+    generator = np.random.default_rng(7)
+    probabilities = generator.random(4000)
+    outcomes = (generator.random(4000) < probabilities).astype(int)
+    whole = evaluation.measure(outcomes, probabilities, Settings())
+    guessing, small = 0, 0
+    for start in range(0, 4000, 200):
+        rows = slice(start, start + 200)
+        shuffled = generator.permutation(probabilities[rows])
+        guessing += evaluation.is_collapsed(evaluation.measure(outcomes[rows], shuffled, Settings()), whole)
+        few = slice(start, start + 40)
+        small += evaluation.is_collapsed(evaluation.measure(outcomes[few], probabilities[few], Settings()), whole)
+    assert guessing >= 18
+    assert small == 0
+
+
+def test_the_interval_of_a_calibration_error_holds_it(measured):
+    error = measured.challenger.metrics["expected_calibration_error"]
+    assert 0 <= error.low <= error.value <= error.high
+
+
+def test_visits_of_equal_probability_share_the_top_tenth():
+    outcomes = np.array([1] * 50 + [0] * 50)
+    for order in (outcomes, outcomes[::-1]):
+        lift = evaluation.measure(order, np.full(100, 0.5), Settings(), rounds=1).metrics["top_decile_lift"]
+        assert lift.value == pytest.approx(1)
+
+
+def test_a_feature_that_is_missing_everywhere_keeps_its_column(parts):
+    empty = {name: rows.head(300).assign(REVIEW_SENTIMENT=float("nan")) for name, rows in parts.items()}
+    model = purchase_model.train(empty, Settings(), 1, trees=5)
+    assert "REVIEW_SENTIMENT" in model.named_steps["columns"].get_feature_names_out()
+
+
 def test_contacting_from_the_threshold_on_earns_more_than_from_any_other(measured):
     outcomes, probabilities = measured.outcomes, measured.probabilities
 

@@ -2,7 +2,7 @@
 
 Reproduces the training cells of Snowflake's quickstart "Build ML Models for Customer Conversions"
 (github.com/Snowflake-Labs/sfguide-build-ml-models-for-customer-conversions, ``notebook.ipynb`` at commit 7424d66; the
-recipe is the same in all twelve versions of the file). Our own model is ``customer_insights.conversion``; what
+recipe is the same in all twelve versions of the file). Our own model is ``customer_insights.purchase_model``; what
 measures both is not here.
 
 The recipe:

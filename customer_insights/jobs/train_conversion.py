@@ -6,6 +6,7 @@ s against 17 to 24 s with Ray Train at 100,000 to 1,000,000 rows). Folds and tri
 
 from __future__ import annotations
 
+from importlib.metadata import version as version_of
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,16 @@ from customer_insights.errors import RetryableError
 from customer_insights.features import fingerprint
 from customer_insights.jobs.reporting import job
 from customer_insights.settings import Settings
+from customer_insights.tables import PURCHASE_FEATURES
 
 if TYPE_CHECKING:
     import pandas as pd
     from sklearn.pipeline import Pipeline
+    from snowflake.snowpark import Session
+
+
+# Visits that the five folds share out.
+FOLD_ROWS = 200_000
 
 
 def main() -> None:
@@ -26,15 +33,7 @@ def main() -> None:
         session, settings = run.session, run.settings
         fingerprinted, code = str(run.extras["training_set"]), purchase_model.code_version(settings)
         frozen = model_versions.training_set_name(fingerprinted)
-        made_anew = RetryableError(
-            "PURCHASE_FEATURES was made anew while this job was on its way: materialize the model again"
-        )
-        if fingerprint(session) != fingerprinted:
-            raise made_anew
-        if training_set.freeze(session, settings, frozen).is_new and fingerprint(session) != fingerprinted:
-            training_set.discard(session, settings, frozen)
-            raise made_anew
-        features = training_set.read(session, settings, frozen)
+        features = _frozen(session, settings, frozen, fingerprinted)
         parts = purchase_model.split(features, settings)
         # What an attempt that was killed has logged is measured, not trained again.
         version = model_versions.version_name(fingerprinted, code)
@@ -69,6 +68,9 @@ def main() -> None:
                 "training_code_version": code,
                 "training_rows": len(parts["train"]),
                 "trees": purchase_model.number_of_trees(model),
+                "trained_on": _trained_on(parts, settings),
+                "xgboost_version": version_of("xgboost"),
+                "scikit_learn_version": version_of("scikit-learn"),
                 **spread,
                 **{f"{promotion.PARAMETER}{name}": value for name, value in parameters.items()},
             },
@@ -87,6 +89,35 @@ def main() -> None:
         )
 
 
+def _frozen(session: Session, settings: Settings, name: str, fingerprinted: str) -> pd.DataFrame:
+    """The rows of PURCHASE_FEATURES as a version of the Dataset, and nothing else under that name.
+
+    A version that an attempt left which was killed, or that was frozen while the table was made anew, holds other rows
+    than its name says: it is discarded.
+
+    Raises:
+        RetryableError: the table is not, or not any more, what this job is to be trained on.
+    """
+    made_anew = RetryableError(
+        "PURCHASE_FEATURES was made anew while this job was on its way: materialize the model again"
+    )
+    if fingerprint(session) != fingerprinted:
+        raise made_anew
+    training_set.freeze(session, settings, name)
+    rows = training_set.read(session, settings, name)
+    present = session.table(PURCHASE_FEATURES.name).select(*rows.columns).sort("UUID").to_pandas()
+    if _digest(rows) != _digest(present):
+        training_set.discard(session, settings, name)
+        raise made_anew
+    return rows
+
+
+def _digest(rows: pd.DataFrame) -> int:
+    import pandas as pd
+
+    return int(pd.util.hash_pandas_object(rows.astype(str), index=False).sum())
+
+
 def _threads() -> int:
     """The CPUs of the largest node: more threads than CPUs spin and wait for each other."""
     import ray
@@ -101,8 +132,8 @@ def _train(parts: dict[str, pd.DataFrame], settings: Settings) -> tuple[Pipeline
 
     threads = _threads()
     parameters = purchase_model.search(parts, settings, threads) if settings.search_trials else {}
-    if len(parts["train"]) >= settings.distributed_training_rows:
-        workers = sum(1 for node in ray.nodes() if node["Alive"])
+    if _is_distributed(parts, settings):
+        workers = _nodes()
         # Ray Train's own tasks, which feed the rows, need a CPU besides.
         model = purchase_model.train_distributed(
             parts, settings, workers=workers, threads=max(1, threads - 1), parameters=parameters
@@ -110,6 +141,20 @@ def _train(parts: dict[str, pd.DataFrame], settings: Settings) -> tuple[Pipeline
         return model, parameters
     fit: Any = ray.remote(num_cpus=threads)(purchase_model.train)
     return ray.get(fit.remote(parts, settings, threads, parameters=parameters)), parameters
+
+
+def _is_distributed(parts: dict[str, pd.DataFrame], settings: Settings) -> bool:
+    return len(parts["train"]) >= settings.distributed_training_rows
+
+
+def _nodes() -> int:
+    import ray
+
+    return sum(1 for node in ray.nodes() if node["Alive"])
+
+
+def _trained_on(parts: dict[str, pd.DataFrame], settings: Settings) -> str:
+    return f"{_nodes()} nodes by Ray Train" if _is_distributed(parts, settings) else model_versions.ONE_NODE
 
 
 def _spread(
@@ -123,7 +168,9 @@ def _spread(
     import pandas as pd
     import ray
 
-    rows = ray.put(pd.concat([parts["train"], parts["validation"]], ignore_index=True))
+    seen = pd.concat([parts["train"], parts["validation"]], ignore_index=True)
+    # Folds are worked on side by side, each with a copy.
+    rows = ray.put(seen if len(seen) <= FOLD_ROWS else seen.sample(FOLD_ROWS, random_state=purchase_model.SEED))
     fold: Any = ray.remote(num_cpus=1)(purchase_model.cross_validated_auc)
     aucs = ray.get([fold.remote(rows, settings, trees, number, parameters) for number in range(purchase_model.FOLDS)])
     found: dict[str, Any] = {"folds_roc_auc": mean(aucs), "folds_roc_auc_deviation": stdev(aucs)}
