@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
 
 from customer_insights import sample_data, sentiment_models
 from customer_insights.sequence_classifier import readable
@@ -60,7 +59,14 @@ def length_cutoffs(training: pd.DataFrame) -> tuple[float, float]:
     found = lengths(training["review_text"])
     grid = np.unique(np.quantile(found, np.linspace(0.02, 0.98, 49)))
     pairs = [(float(low), float(high)) for low in grid for high in grid if low < high]
-    return max(pairs, key=lambda pair: f1_score(training["quality"], by_length(found, pair), average="macro"))
+    truth = np.array([list(BY_LENGTH).index(label) for label in training["quality"]])
+
+    def macro_f1(pair: tuple[float, float]) -> float:
+        # scikit-learn takes 3 ms for each of 1,176 pairs.
+        counts = np.bincount(3 * truth + np.digitize(found, pair), minlength=9).reshape(3, 3)
+        return float((2 * counts.diagonal() / (counts.sum(axis=0) + counts.sum(axis=1))).mean())
+
+    return max(pairs, key=macro_f1)
 
 
 def by_length(found: np.ndarray, cutoffs: tuple[float, float]) -> np.ndarray:
