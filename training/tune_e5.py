@@ -246,8 +246,11 @@ def main(
     fitted, tested = fitted_and_tested(frame)
     model = Tuned(encoder)
 
+    lines = []
+
     def after(epoch: int) -> None:
         line = measured(frame.iloc[tested].reset_index(drop=True), predict(model, states, tested)[0])
+        lines.append(line)
         typer.echo(f"epoch {epoch + 1}, {time.monotonic() - started:.0f} s: {line}")
 
     train(model, states, frame, fitted, epochs, after)
@@ -265,6 +268,7 @@ def main(
         aspect_intercepts=model.aspects.bias.detach().numpy(),
         validation_uuids=frame["uuid"].to_numpy()[tested].astype(str),
         validation_logits=logits,
+        measured=np.array(f"after {epochs} epochs on {len(fitted):,} reviews: {lines[-1]}"),
     )
 
 
