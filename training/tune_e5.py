@@ -233,7 +233,7 @@ def measured(frame: pd.DataFrame, logits: np.ndarray) -> str:
 
 
 def main(
-    epochs: int = 5,
+    epochs: int = 4,
     out: Annotated[Path, typer.Option(help="where changes.npz and heads.npz go")] = OUT,
 ) -> None:
     """Train the changes and heads on four fifths of the training part, measure them on the rest, and write them."""
