@@ -50,7 +50,7 @@ browser: ## install Chromium for the browser tests (Debian, Ubuntu)
 	    else echo "Chromium is missing: install it (apt-get install chromium); the browser tests are skipped without it"; fi; }
 
 test: setup browser lint typecheck ## run every test and check
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadscope
 
 lint: setup ## ruff and the import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache

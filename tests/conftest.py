@@ -36,13 +36,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-seed", type=int, default=1, help="seed of their faults")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares an expensive fixture: tests of the materialized graph, and those of one module."""
-    for item in items:
-        names = getattr(item, "fixturenames", ())
-        group = "graph" if {"graph", "materialized_graph"} & set(names) else item.nodeid.split("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+# These share the graph that was materialized once.
+MODULES_OF_THE_GRAPH = frozenset({"tests/test_graph.py", "tests/test_ui.py"})
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Keep together what shares an expensive fixture: the tests of one module, and those of the materialized graph.
+
+    xdist's own ``--dist loadgroup`` renames tests by an attribute that pytest 9.2 has no more, and so groups nothing.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFixture(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.split("::")[0]
+            return "graph" if module in MODULES_OF_THE_GRAPH else module
+
+    return ByFixture(config, log)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 from conftest import Graph, materializations
 from scipy import stats
-from snowflake.snowpark.exceptions import SnowparkSQLException
 
 from customer_insights import drift, model_monitor, publish
 from customer_insights.errors import PermanentError
@@ -202,8 +201,8 @@ def test_the_report_warns_of_what_moved_with_pictures_and_a_second_run_doubles_n
     monkeypatch.setenv("CUSTOMER_INSIGHTS_MODEL_MONITOR", "true")
     settings.cache_clear()
     refused = "unsupported on the embedded server: CREATE MODEL MONITOR"
-    with pytest.raises(SnowparkSQLException, match=refused):
-        empty_graph.run("drift_report", raise_on_error=True)
+    result = empty_graph.run("drift_report", raise_on_error=True)
+    assert refused in str(materializations(result)["drift_report"]["model monitor"])
     monitored = session.sql(f"SELECT * FROM MONITORED_{VERSION}")
     assert set(MODEL_FEATURES) <= set(monitored.columns)
     assert monitored.count() == 6000

@@ -63,7 +63,8 @@ def test_ai_sentiment_returns_the_documented_object(cursor):
 
 
 def test_ai_sentiment_answers_each_category_under_the_name_it_was_asked_by(cursor):
-    texts = "SELECT 'great price, awful delivery' AS T UNION ALL SELECT 'a teapot' UNION ALL SELECT '' UNION ALL SELECT NULL"
+    said = ("'great price, awful delivery'", "'a teapot'", "''", "NULL")
+    texts = " UNION ALL ".join(f"SELECT {text} AS T" for text in said)
     rows = dict(cursor.execute(f"SELECT T, AI_SENTIMENT(T, ['Price', 'delivery']) FROM ({texts})").fetchall())
     found = {
         text: [(record["name"], record["sentiment"]) for record in json.loads(answer)["categories"]]

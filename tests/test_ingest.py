@@ -274,7 +274,9 @@ def quality_rows(**labels: str):
     import pandas as pd
 
     now = datetime.now(UTC).replace(tzinfo=None)
-    rows = [(uuid, "hash", label, 0.5, "{}", "b", "m", "r", now.date(), now, "run") for uuid, label in labels.items()]
+    rows = [
+        (uuid, "hash", label, 0.5, "{}", 0.5, "b", "m", "r", now.date(), now, "run") for uuid, label in labels.items()
+    ]
     return pd.DataFrame(rows, columns=list(REVIEW_QUALITY.column_names))
 
 

@@ -118,7 +118,7 @@ def test_a_plot_opens_as_a_picture(ui: str, page):
     page.goto(f"{ui}/assets/model_explanations?view=events")
     page.get_by_text("importance", exact=True).first.wait_for()
     page.get_by_text("[Show Markdown]").last.click()
-    picture = page.locator("img[alt='feature importance']")
+    picture = page.locator("img[alt='effect of each feature']")
     picture.wait_for()
     assert picture.evaluate("image => image.complete && image.naturalWidth > 100")
 
