@@ -98,7 +98,7 @@ def precision_recall(measured: Evaluation) -> str:
     axes = figure.axes[0]
     axes.plot(recall, precision, color=BLUE)
     axes.axhline(measured.outcomes.mean(), color=GREY, linestyle="--", linewidth=1)
-    axes.set(xlabel="share of purchases found", ylabel="share of purchases among those found", ylim=(0, 1.02))
+    axes.set(xlabel="share of purchases found", ylabel="purchases among those found", ylim=(0, 1.02))
     return _markdown(figure, "precision and recall")
 
 
