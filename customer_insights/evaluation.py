@@ -217,21 +217,22 @@ def measure(
         if 0 < weights @ outcomes < len(outcomes):
             resampled.append(ranked.metrics(weights.astype(float)))
     columns = {name: np.array([sample[name] for sample in resampled]) for name in METRICS}
-    intervals = {name: np.percentile(column, [2.5, 97.5]) for name, column in columns.items()}
     return Measured(
         rows=len(outcomes),
         positives=int(outcomes.sum()),
-        metrics={name: Metric(values[name], *_ends(name, values[name], *intervals[name])) for name in METRICS},
+        metrics={name: Metric(values[name], *_ends(name, values[name], columns[name])) for name in METRICS},
         resampled=columns,
     )
 
 
-def _ends(name: str, value: float, low: float, high: float) -> tuple[float, float]:
-    """The interval's ends. Drawing with replacement adds to a calibration error, so its percentiles lie above the
-    value: they are reflected at it."""
-    if name == "expected_calibration_error":
-        return max(0.0, float(2 * value - high)), max(0.0, float(2 * value - low))
-    return float(low), float(high)
+def _ends(name: str, value: float, resampled: np.ndarray) -> tuple[float, float]:
+    """The interval's ends. Drawing with replacement adds to a calibration error, so its samples are moved down by as
+    much as their mean lies above the value."""
+    import numpy as np
+
+    bias = float(resampled.mean()) - value if name == "expected_calibration_error" else 0.0
+    low, high = np.percentile(resampled, [2.5, 97.5]) - bias
+    return (max(0.0, float(low)) if bias else float(low)), float(high)
 
 
 @dataclass(frozen=True)

@@ -115,8 +115,9 @@ def test_a_segment_in_which_the_model_guesses_is_called_collapsed_and_a_small_go
 
 
 def test_the_interval_of_a_calibration_error_holds_it(measured):
-    error = measured.challenger.metrics["expected_calibration_error"]
-    assert 0 <= error.low <= error.value <= error.high
+    for name in ("challenger", "prior", "logistic_regression", "known_before_purchase"):
+        error = measured.models[name].metrics["expected_calibration_error"]
+        assert 0 <= error.low <= error.value <= error.high, name
 
 
 def test_visits_of_equal_probability_share_the_top_tenth():
