@@ -187,7 +187,11 @@ def _comparable(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, _SCORE_DIGITS)
     if isinstance(value, str) and value.startswith("{"):
-        return json.dumps({key: round(float(number), _SCORE_DIGITS - 1) for key, number in json.loads(value).items()})
+        kept = {
+            key: round(found, _SCORE_DIGITS - 1) if isinstance(found, float) else found
+            for key, found in json.loads(value).items()
+        }
+        return json.dumps(kept, sort_keys=True)
     return value
 
 

