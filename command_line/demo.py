@@ -271,6 +271,8 @@ def _show_model(console: Console, progress: Progress) -> None:
 
     metrics = progress.metadata.get("conversion_model", {})
     champion = progress.metadata.get("champion", {})
+    if "challenger_roc_auc" not in metrics:
+        return
     names = (
         ("challenger", "this model"),
         ("champion", "champion before"),
@@ -279,12 +281,13 @@ def _show_model(console: Console, progress: Progress) -> None:
         ("prior", "purchase rate alone"),
     )
     rows = [
-        [label, *(_with_interval(metrics, f"{name}_{metric}") for metric in _METRICS.values())]
+        [label, *(f"{float(metrics[f'{name}_{metric}']):.3f}" for metric in _METRICS.values())]
         for name, label in names
         if f"{name}_roc_auc" in metrics
     ]
     title = (
-        f"Model {metrics.get('version')} on {metrics.get('test_rows')} test visits; "
+        f"Model {metrics.get('version')} on {metrics.get('test_rows')} test visits, ROC-AUC "
+        f"{float(metrics['challenger_roc_auc_low']):.3f} to {float(metrics['challenger_roc_auc_high']):.3f} (95 %); "
         f"in service: {champion.get('champion')}"
     )
     console.print()
@@ -292,13 +295,6 @@ def _show_model(console: Console, progress: Progress) -> None:
     frame = sample_data.purchases(sample_data.sample(directory=SAMPLE_DIRECTORY))
     best = best_achievable_auc(frame["TRUE_PROBABILITY"].to_numpy())
     console.print(f"the purchases are synthetic: no model that sees these features can expect an AUC above {best:.3f}")
-
-
-def _with_interval(metrics: dict[str, Any], name: str) -> str:
-    value = f"{float(metrics[name]):.3f}"
-    if name != "challenger_roc_auc":
-        return value
-    return f"{value} ({float(metrics[f'{name}_low']):.3f}-{float(metrics[f'{name}_high']):.3f})"
 
 
 def _show_predictions(console: Console, session: Session) -> None:
