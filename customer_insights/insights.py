@@ -137,12 +137,16 @@ def wilson_sql(successes: str, trials: str) -> tuple[str, str, str]:
     return share, f"GREATEST(0, ({middle} - {spread}) / {whole})", f"LEAST(1, ({middle} + {spread}) / {whole})"
 
 
-def _readable(text: str) -> str:
+def _readable(text: str, among_them: str = "") -> str:
     """SQL that orders examples: detailed reviews of a moderate length first, then those nearest to one. Which of equals
-    comes first is by a hash, so that no language or day is preferred."""
+    comes first is by a hash, so that no language or day is preferred.
+
+    ``among_them``: what orders those of a moderate length before all else.
+    """
     shortest, longest = EXAMPLE_CHARACTERS
     away = f"GREATEST({shortest} - LENGTH({text}), LENGTH({text}) - {longest}, 0)"
-    return f"IFF({away} = 0, 0, 1), IS_DETAILED DESC, {away}, MD5(UUID)"
+    first = f"{among_them}, " if among_them else ""
+    return f"IFF({away} = 0, 0, 1), {first}IS_DETAILED DESC, {away}, MD5(UUID)"
 
 
 def build_products(session: Session, settings: Settings, run_id: str) -> int:
@@ -196,7 +200,8 @@ def build_aspects(session: Session, settings: Settings, run_id: str) -> int:
     about aspects.
 
     A review that finds good and bad in an aspect (mixed), or says it without a judgement (neutral), is a mention only.
-    An example agrees with the review's sentiment as a whole where there is such a one.
+    An example agrees with the review's sentiment as a whole where there is such a one, and of these that sentiment is
+    strong: a model that is sure of it is rarely wrong.
     """
     share, low, high = wilson_sql("c.LIKED", "c.LIKED + c.DISLIKED")
 
@@ -206,7 +211,8 @@ def build_aspects(session: Session, settings: Settings, run_id: str) -> int:
     select = f"""
 WITH opinions AS (
   SELECT f.UUID, f.PRODUCT_TYPE, f.PRODUCT_LAYOUT, a.KEY AS ASPECT, a.VALUE::STRING AS OPINION, r.SENTIMENT_LABEL,
-    r.REVIEW_TEXT, r.LANGUAGE, IFF(f.REVIEW_QUALITY = ?, 1, 0) AS IS_DETAILED
+    r.REVIEW_TEXT, r.LANGUAGE, ROUND(ABS(COALESCE(f.REVIEW_SENTIMENT, 0)), 1) AS STRENGTH,
+    IFF(f.REVIEW_QUALITY = ?, 1, 0) AS IS_DETAILED
   FROM PURCHASE_FEATURES AS f
   JOIN REVIEWS AS r ON r.UUID = f.UUID,
   LATERAL FLATTEN(INPUT => TRY_PARSE_JSON(r.ASPECTS)) AS a
@@ -222,7 +228,7 @@ WITH opinions AS (
   FROM (
     SELECT PRODUCT_TYPE, PRODUCT_LAYOUT, ASPECT, OPINION, REVIEW_TEXT, LANGUAGE,
       ROW_NUMBER() OVER (PARTITION BY PRODUCT_TYPE, PRODUCT_LAYOUT, ASPECT, OPINION
-        ORDER BY IFF(SENTIMENT_LABEL = OPINION, 0, 1), {_readable("REVIEW_TEXT")}) AS PLACE
+        ORDER BY IFF(SENTIMENT_LABEL = OPINION, 0, 1), {_readable("REVIEW_TEXT", "STRENGTH DESC")}) AS PLACE
     FROM opinions WHERE OPINION IN ('positive', 'negative')
   ) AS ranked
   WHERE PLACE = 1
