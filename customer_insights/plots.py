@@ -121,11 +121,10 @@ def calibration(outcomes: np.ndarray, probabilities: np.ndarray, bins: int = 10)
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
     """95 % interval of a share (Wilson 1927)."""
-    z = 1.959964
-    share = successes / trials
-    middle = share + z * z / (2 * trials)
-    spread = z * ((share * (1 - share) + z * z / (4 * trials)) / trials) ** 0.5
-    return (middle - spread) / (1 + z * z / trials), (middle + spread) / (1 + z * z / trials)
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, trials).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def lift(outcomes: np.ndarray, probabilities: np.ndarray) -> str:
