@@ -28,6 +28,10 @@ os.environ["CUSTOMER_INSIGHTS_RETRY_SECONDS"] = "0.2"
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_SECONDS = 120
+SCREENSHOTS = ROOT / "tests" / "screenshots"
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -250,3 +254,28 @@ def materialized_graph(graph: Graph):
     """The graph after its first run; gives the graph and the run's result."""
     result = graph.run(raise_on_error=True)
     return graph, result
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One Chromium; its flags keep it from calling anybody but the pages that a test opens."""
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[*flags, "--disable-sync", "--no-first-run"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, request: pytest.FixtureRequest):
+    """A page of desktop size; its last state is kept as a screenshot named after the test."""
+    SCREENSHOTS.mkdir(exist_ok=True)
+    opened = browser.new_page(viewport={"width": 1700, "height": 1100})
+    opened.set_default_timeout(60_000)
+    yield opened
+    opened.screenshot(path=SCREENSHOTS / f"{request.node.name}.png")
+    opened.close()

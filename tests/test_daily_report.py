@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import Embedded, Graph, materializations
+from conftest import CHROMIUM, SCREENSHOTS, Embedded, Graph, materializations
 from rich.console import Console
 from scored_reviews import TODAY, VERSION, insert, scored, scored_graph
-from test_ui import CHROMIUM, SCREENSHOTS
 
 from command_line.report import fetch_report
 from customer_insights import daily_report, display, insights, report_page, tables
@@ -316,38 +315,37 @@ def test_other_files_on_the_stage_are_no_reports(empty_graph: Graph):
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is missing: `make browser` installs it")
-def test_the_page_fits_a_phone_and_a_sheet_of_paper_and_asks_nobody(facts: Facts, hostile_page: str, tmp_path: Path):
-    from playwright.sync_api import sync_playwright
-
+def test_the_page_fits_a_phone_and_a_sheet_of_paper_and_asks_nobody(
+    facts: Facts, hostile_page: str, tmp_path: Path, browser
+):
     SCREENSHOTS.mkdir(exist_ok=True)
     dialogs: list[str] = []
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        for name, text in (("ordinary", report_page.render(facts)), ("hostile", hostile_page)):
-            file = tmp_path / f"{name}.html"
-            file.write_text(text)
-            asked: list[str] = []
-            page = chromium.new_page(viewport={"width": 360, "height": 740})
-            page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-            page.on("request", lambda asking, asked=asked: asked.append(asking.url))
-            page.goto(file.as_uri())
-            assert page.evaluate("document.documentElement.scrollWidth") <= 360, name
-            cut = page.evaluate(
-                "[...document.querySelectorAll('main *:not(svg *):not(bdi, b, strong, span)')].filter("
-                "e => e.getBoundingClientRect().right > 361 "
-                "|| (e.tagName != 'svg' && e.scrollWidth > e.clientWidth + 1)"
-                ").map(e => e.tagName)"
-            )
-            assert cut == [], name
-            page.screenshot(path=SCREENSHOTS / f"daily_report_{name}_360.png", full_page=True)
-            assert pages_of(page.pdf(prefer_css_page_size=True, print_background=True)) == 1, name
-            dark = chromium.new_page(viewport={"width": 1280, "height": 900}, color_scheme="dark")
-            dark.goto(file.as_uri())
-            dark.screenshot(path=SCREENSHOTS / f"daily_report_{name}_dark.png", full_page=True)
-            background = dark.evaluate("getComputedStyle(document.body).backgroundColor")
-            assert background != page.evaluate("getComputedStyle(document.body).backgroundColor")
-            assert asked == [file.as_uri()]
-        chromium.close()
+    for name, text in (("ordinary", report_page.render(facts)), ("hostile", hostile_page)):
+        file = tmp_path / f"{name}.html"
+        file.write_text(text)
+        asked: list[str] = []
+        page = browser.new_page(viewport={"width": 360, "height": 740})
+        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda asking, asked=asked: asked.append(asking.url))
+        page.goto(file.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, name
+        cut = page.evaluate(
+            "[...document.querySelectorAll('main *:not(svg *):not(bdi, b, strong, span)')].filter("
+            "e => e.getBoundingClientRect().right > 361 "
+            "|| (e.tagName != 'svg' && e.scrollWidth > e.clientWidth + 1)"
+            ").map(e => e.tagName)"
+        )
+        assert cut == [], name
+        page.screenshot(path=SCREENSHOTS / f"daily_report_{name}_360.png", full_page=True)
+        assert pages_of(page.pdf(prefer_css_page_size=True, print_background=True)) == 1, name
+        dark = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="dark")
+        dark.goto(file.as_uri())
+        dark.screenshot(path=SCREENSHOTS / f"daily_report_{name}_dark.png", full_page=True)
+        background = dark.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert background != page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert asked == [file.as_uri()]
+        page.close()
+        dark.close()
     assert dialogs == []
 
 

@@ -22,12 +22,12 @@ from pathlib import Path
 
 import pytest
 import tomlkit
-from conftest import ROOT, Embedded, Graph, today
+from conftest import CHROMIUM, ROOT, Embedded, Graph, today
+from dagster_ui import START_TIMEOUT_SECONDS
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from test_loopback import listening, only_loopback
-from test_ui import CHROMIUM, SCREENSHOTS, START_TIMEOUT_SECONDS
 
 from command_line.main import plain, summary
 from customer_insights import display, plots
@@ -189,35 +189,25 @@ def test_nobody_else_on_the_machine_reads_what_dagster_writes(own_ui: tuple[int,
 @pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is missing: `make browser` installs it")
-def test_a_hostile_review_is_shown_literally_on_dagsters_page(own_ui: tuple[int, int], request: pytest.FixtureRequest):
-    from playwright.sync_api import sync_playwright
-
-    SCREENSHOTS.mkdir(exist_ok=True)
+def test_a_hostile_review_is_shown_literally_on_dagsters_page(own_ui: tuple[int, int], page):
     dialogs: list[str] = []
     asked: list[str] = []
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = chromium.new_page(viewport={"width": 1700, "height": 1100})
-        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda asking: asked.append(asking.url))
-        page.set_default_timeout(90_000)
-        try:
-            page.goto(f"http://127.0.0.1:{own_ui[1]}/assets/raw_reviews?partition={today()}")
-            page.get_by_text("[Show Markdown]").first.wait_for()
-            # The sample is one of several Markdown texts: the one whose table has the reviews.
-            shown = page.locator("table", has_text="nice chair")
-            for number in range(page.get_by_text("[Show Markdown]").count()):
-                page.get_by_text("[Show Markdown]").nth(number).click()
-                page.wait_for_timeout(1500)
-                if shown.count():
-                    break
-                page.keyboard.press("Escape")
-                page.wait_for_timeout(500)
-            text = " ".join(shown.first.inner_text().replace("\u2060", "").split())
-            assert not [review for review in HOSTILE.values() if " ".join(review.split()) not in text], text
-            assert shown.first.locator("script, img, a, b, i, strong, em, del, code").count() == 0
-            assert dialogs == []
-            assert not [url for url in asked if "127.0.0.1:9/" in url or url.endswith("/x")]
-        finally:
-            page.screenshot(path=SCREENSHOTS / f"{request.node.name}.png")
-            chromium.close()
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda asking: asked.append(asking.url))
+    page.set_default_timeout(90_000)
+    page.goto(f"http://127.0.0.1:{own_ui[1]}/assets/raw_reviews?partition={today()}")
+    page.get_by_text("[Show Markdown]").first.wait_for()
+    # The sample is one of several Markdown texts: the one whose table has the reviews.
+    shown = page.locator("table", has_text="nice chair")
+    for number in range(page.get_by_text("[Show Markdown]").count()):
+        page.get_by_text("[Show Markdown]").nth(number).click()
+        page.wait_for_timeout(1500)
+        if shown.count():
+            break
+        page.keyboard.press("Escape")
+        page.wait_for_timeout(500)
+    text = " ".join(shown.first.inner_text().replace("\u2060", "").split())
+    assert not [review for review in HOSTILE.values() if " ".join(review.split()) not in text], text
+    assert shown.first.locator("script, img, a, b, i, strong, em, del, code").count() == 0
+    assert dialogs == []
+    assert not [url for url in asked if "127.0.0.1:9/" in url or url.endswith("/x")]

@@ -6,29 +6,19 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import dagster as dg
 import psutil
 import pytest
-from conftest import ROOT, Graph
+from conftest import CHROMIUM, Graph
+from dagster_ui import dagster_ui
 
 from embedded_snowflake.ray_nodes import JOB_MARK, SERVER_MARK
 from resources.job_lookup import KnownJob, jobs_in
-
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-SCREENSHOTS = ROOT / "tests" / "screenshots"
-START_TIMEOUT_SECONDS = 120
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,61 +29,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def ui(materialized_graph) -> Iterator[str]:
-    """``make ui`` as it runs: webserver, daemon and code server on the graph's instance; gives the address."""
-    graph: Graph = materialized_graph[0]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "dagster"), "dev", "-w", "workspace.yaml", "-h", "127.0.0.1"]
-    with (graph.dagster_home / "ui.log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "-p", str(port)],
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "DAGSTER_HOME": str(graph.dagster_home)},
-            start_new_session=True,
-        )
-    address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + START_TIMEOUT_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"{address}/server_info", timeout=2).close()
-            break
-        except OSError:
-            assert process.poll() is None, (graph.dagster_home / "ui.log").read_text()[-2000:]
-            time.sleep(0.5)
-    yield address
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(timeout=30)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """One Chromium; its flags keep it from calling anybody but the pages that a test opens."""
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*flags, "--disable-sync", "--no-first-run"]
-        )
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser, request: pytest.FixtureRequest):
-    """A page of desktop size; its last state is kept as a screenshot named after the test."""
-    SCREENSHOTS.mkdir(exist_ok=True)
-    opened = browser.new_page(viewport={"width": 1700, "height": 1100})
-    opened.set_default_timeout(60_000)
-    yield opened
-    opened.screenshot(path=SCREENSHOTS / f"{request.node.name}.png")
-    opened.close()
+    """``make ui`` as it runs, on the graph's instance; gives the address."""
+    with dagster_ui(materialized_graph[0].dagster_home) as address:
+        yield address
 
 
 def test_the_lineage_page_shows_every_asset(ui: str, page):
