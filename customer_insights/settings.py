@@ -8,10 +8,10 @@ Snowflake is not here: that is the connection of ``connections.toml``. What a ta
 from __future__ import annotations
 
 import json
-from datetime import date
+from datetime import date, time
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -21,6 +21,7 @@ from customer_insights.identifiers import validated
 # Of the checkout, wherever a command is started.
 ENV_FILE = Path(__file__).resolve().parent.parent / ".env"
 Identifier = Annotated[str, AfterValidator(validated)]
+Weekday = Literal["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"]
 
 
 def _words(value: object) -> object:
@@ -116,6 +117,30 @@ class Settings(BaseSettings):
         default=False, description="start schedules, sensors and automation as soon as they are loaded"
     )
 
+    # when things run, in the time zone above; freshness expects what runs here to be done some hours later
+    reviews_at: time = Field(default=time(5), description="every day: reads and scores the day that is over in UTC")
+    predictions_at: time = Field(default=time(7), description="every day: predicts, sums up, writes the report")
+    retraining_at: time = time(6)
+    retraining_weekday: Weekday = "monday"
+    maintenance_at: time = time(3)
+    maintenance_weekday: Weekday = "sunday"
+
+    # limits of runs
+    days_per_run: int = Field(
+        default=31, ge=1, description="days of arrival in one run and one job; a longer range is several runs"
+    )
+    runs_per_tick: int = Field(default=4, ge=1, description="runs that the stage sensor asks for at a time")
+    day_attempts: int = Field(default=3, ge=1, description="runs that the stage sensor asks for of days that fail")
+    day_retry_minutes: float = Field(
+        default=15, ge=0, description="wait before a failed day is asked for again; doubled each time"
+    )
+    daily_run_limit_seconds: int = Field(
+        default=6 * 3600, ge=60, description="after which a run of daily_reviews, predictions or observation is ended"
+    )
+    long_run_limit_seconds: int = Field(
+        default=24 * 3600, ge=60, description="after which a run of another job, or for a range of days, is ended"
+    )
+
     # ingest
     max_review_characters: int = Field(
         default=1_000_000, ge=1, description="a longer review is rejected with its length"
@@ -188,8 +213,20 @@ class Settings(BaseSettings):
     drift_significance: float = Field(
         default=0.01, gt=0, lt=1, description="chance of a false alarm of one report; divided among what is measured"
     )
+    drift_reports_before_retraining: int = Field(
+        default=3, ge=1, description="days with a drifted feature in a row that retrain; purchases and scores: one"
+    )
+    retraining_cooldown_days: float = Field(
+        default=7, ge=0, description="days after a retraining in which drift does not start another"
+    )
     model_monitor: bool = Field(
         default=False, description="let Snowflake monitor the champion too (CREATE MODEL MONITOR; accounts only)"
+    )
+
+    # maintenance
+    kept_days: int = Field(default=14, ge=1, description="age from which ended jobs and their left-overs are removed")
+    kept_model_versions: int = Field(
+        default=20, ge=1, description="newest versions of the model that are kept besides those that ever served"
     )
 
     # credits an hour of one node of the pool's family (Snowflake's consumption table); for the estimate in metadata
