@@ -12,7 +12,7 @@ import dagster as dg
 # Partition-wise data versions and range backfills are marked beta; the warning would stand before every line of output.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
-from assets import conversion, insights, monitoring, reviews
+from assets import conversion, freshness, insights, monitoring, reviews
 from customer_insights.settings import settings
 from resources.compute_pool import ComputePool
 from resources.snowflake import SnowflakeConnection
@@ -33,8 +33,13 @@ def definitions(resources: Mapping[str, Any] | None = None) -> dg.Definitions:
         schema_name=settings().schema_name,
         warehouse=settings().warehouse,
     )
+    loaded = dg.load_assets_from_modules([reviews, conversion, insights, monitoring])
+    made = [asset for asset in loaded if isinstance(asset, dg.AssetsDefinition)]
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([reviews, conversion, insights, monitoring]),
+        assets=[
+            *(asset for asset in loaded if asset not in made),
+            *dg.map_asset_specs(freshness.with_policy, made),
+        ],
         jobs=jobs.JOBS,
         schedules=timetable.SCHEDULES,
         sensors=sensors.SENSORS,

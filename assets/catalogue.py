@@ -1,5 +1,4 @@
-"""What every asset of a table carries, from ``tables``: column schema, column lineage, owners, freshness, a sample of
-rows.
+"""What every asset of a table carries, from ``tables``: column schema, column lineage, owners, a sample of rows.
 
 Nothing about a single asset belongs here.
 """
@@ -8,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -31,12 +29,6 @@ DAILY = dg.DailyPartitionsDefinition(start_date=settings().partition_start, end_
 FIRST_DAY = DAILY.start.date().isoformat()
 # A range of days is one run and one job.
 ONE_RUN = dg.BackfillPolicy.single_run()
-
-# Reviews are there by 07:00; what is computed from them an hour later; the model may be a week old.
-_ZONE = settings().timezone
-REVIEWS_FRESHNESS = dg.FreshnessPolicy.cron("0 7 * * *", lower_bound_delta=timedelta(hours=6), timezone=_ZONE)
-FEATURES_FRESHNESS = dg.FreshnessPolicy.cron("0 8 * * *", lower_bound_delta=timedelta(hours=7), timezone=_ZONE)
-MODEL_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=8), warn_window=timedelta(days=7))
 
 # Runs when something upstream has changed and everything upstream is at rest. eager() itself would wait until every day
 # since the first partition has been materialized, and for an observation of the visits. Downstream of those it is

@@ -37,7 +37,6 @@ FIRST_RUN = "dagster/root_run_id"
     tags={"domain": "conversion"},
     code_version="1",
     pool="purchase_features",
-    freshness_policy=catalogue.FEATURES_FRESHNESS,
     automation_condition=catalogue.IN_STEP,
     metadata=catalogue.table_metadata(PURCHASE_FEATURES),
     check_specs=[
@@ -114,7 +113,6 @@ _COMPARISON = {
     tags={"domain": "conversion"},
     code_version="2",
     pool="conversion_model",
-    freshness_policy=catalogue.MODEL_FRESHNESS,
     check_specs=[checks.spec(name, "conversion_model", text) for name, text in _FITNESS.items()],
 )
 @retried
@@ -188,7 +186,6 @@ class ServiceChange(dg.Config):
     tags={"domain": "conversion"},
     code_version="2",
     pool="champion",
-    freshness_policy=catalogue.MODEL_FRESHNESS,
     automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(CHAMPION_HISTORY),
     # No errors: a challenger that is refused leaves a champion that serves on.
@@ -296,7 +293,6 @@ def _history(session: "Session") -> dict[str, dg.MarkdownMetadataValue]:
     tags={"domain": "conversion"},
     code_version="1",
     pool="purchase_propensity",
-    freshness_policy=catalogue.FEATURES_FRESHNESS,
     automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(PURCHASE_PROPENSITY),
     check_specs=[
@@ -355,7 +351,6 @@ def purchase_propensity(context: dg.AssetExecutionContext, snowflake: SnowflakeC
     tags={"domain": "conversion"},
     code_version="1",
     pool="model_explanations",
-    freshness_policy=catalogue.MODEL_FRESHNESS,
     automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(MODEL_EXPLANATIONS),
     check_specs=[checks.keys_spec(MODEL_EXPLANATIONS)],

@@ -68,7 +68,6 @@ def tabular_data(snowflake: SnowflakeConnection) -> dg.DataVersion:
     tags={"domain": "reviews"},
     code_version="1",
     pool=catalogue.COMPUTE_POOL,
-    freshness_policy=catalogue.REVIEWS_FRESHNESS,
     automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(RAW_REVIEWS),
     check_specs=[
@@ -124,7 +123,6 @@ def raw_reviews(
     tags={"domain": "reviews"},
     code_version="1",
     pool=catalogue.COMPUTE_POOL,
-    freshness_policy=catalogue.REVIEWS_FRESHNESS,
     automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(REVIEW_SENTIMENT),
     check_specs=[
@@ -227,7 +225,6 @@ def _sentiment_pictures(session: "Session", days: tuple[str, str]) -> dict[str, 
     tags={"domain": "reviews"},
     code_version="1",
     pool=catalogue.COMPUTE_POOL,
-    freshness_policy=catalogue.REVIEWS_FRESHNESS,
     automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(REVIEW_QUALITY),
     check_specs=[
@@ -306,7 +303,6 @@ def _quality_pictures(session: "Session", days: tuple[str, str]) -> dict[str, dg
     tags={"domain": "reviews"},
     code_version="1",
     pool="reviews",
-    freshness_policy=catalogue.FEATURES_FRESHNESS,
     automation_condition=catalogue.IN_STEP,
     metadata=catalogue.table_metadata(REVIEWS),
     check_specs=[checks.spec(checks.KEYS, "reviews", "UUID is unique and no required column is NULL.")],

@@ -68,7 +68,7 @@ STAGED_REJECTS = _staged("STAGED_REJECTS", REJECTED_REVIEWS)
 STAGED_FILES = Table(
     "STAGED_FILES",
     INGESTED_FILES.description,
-    tuple(INGESTED_FILES.column(name) for name in (*INGESTED_FILES.key, "ARRIVAL_DATE")),
+    tuple(INGESTED_FILES.column(name) for name in (*INGESTED_FILES.key, "ARRIVAL_DATE", "FILE_ARRIVED_AT")),
     INGESTED_FILES.key,
 )
 
@@ -301,7 +301,7 @@ def _detect_languages(rows: Iterable[dict[str, Any]]) -> None:
 def _write_files(session: Session, files: Sequence[StageFile], location: str) -> None:
     import pandas as pd
 
-    values = [(file.name, file.size, file.md5, file.arrival_date) for file in files]
+    values = [(file.name, file.size, file.md5, file.arrival_date, file.modified) for file in files]
     stage_files.write_parquet(session, pd.DataFrame(values, columns=list(STAGED_FILES.column_names)), location)
 
 

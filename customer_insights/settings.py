@@ -78,6 +78,33 @@ def _template(template: str) -> str:
     return template
 
 
+def _zone(name: str) -> str:
+    """A time zone of the IANA database."""
+    try:
+        return ZoneInfo(name).key
+    # What ZoneInfo raises for an unknown name, a path or a folder.
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"a time zone as Europe/Berlin was expected, found {name!r}") from error
+
+
+def _minute(value: time) -> time:
+    """A time of day to the minute, as a schedule can say it."""
+    if value.tzinfo or value.second or value.microsecond:
+        raise ValueError(f"a time of day HH:MM in the setting `timezone` was expected, found {value.isoformat()!r}")
+    return value
+
+
+TimeOfDay = Annotated[time, AfterValidator(_minute)]
+
+
+def _web_address(value: str) -> str:
+    """An http(s) address without a slash at its end."""
+    address = urlsplit(value)
+    if address.scheme not in ("http", "https") or not address.hostname or address.query or address.fragment:
+        raise ValueError(f"an address as https://dagster.example.com was expected, found {value!r}")
+    return value.rstrip("/")
+
+
 class Settings(BaseSettings):
     """Names of Snowflake objects, models and limits."""
 
@@ -112,7 +139,9 @@ class Settings(BaseSettings):
         default=30, ge=0, description="wait before the first retry of a step that another attempt may mend"
     )
     partition_start: str = Field(default="2026-01-01", description="first day (UTC) on which files may have arrived")
-    timezone: str = Field(default="UTC", description="time zone of the schedules")
+    timezone: Annotated[str, AfterValidator(_zone)] = Field(
+        default="UTC", description="time zone of the schedules and deadlines, e.g. Europe/Berlin"
+    )
     schedules_on: bool = Field(
         default=False, description="start schedules, sensors and automation as soon as they are loaded"
     )
@@ -139,6 +168,22 @@ class Settings(BaseSettings):
     )
     long_run_limit_seconds: int = Field(
         default=24 * 3600, ge=60, description="after which a run of another job, or for a range of days, is ended"
+    )
+
+    # freshness: when what arrived on a day (UTC) must be there, in the time zone of the schedules
+    reviews_deadline: TimeOfDay = Field(
+        default=time(7), description="HH:MM, by which a day that is over has been read and scored"
+    )
+    features_deadline: TimeOfDay = Field(
+        default=time(8), description="HH:MM, by which features, predictions, insights and the report are made of it"
+    )
+    model_warn_days: int = Field(default=7, ge=1, description="age of the model that is warned of")
+    model_fail_days: int = Field(default=8, ge=2, description="age that the model must not have")
+    waiting_hours: float = Field(
+        default=2, gt=0, description="how long a file or a review may wait for its turn before it is warned of"
+    )
+    dagster_url: Annotated[str, AfterValidator(_web_address)] = Field(
+        default="http://127.0.0.1:3000", description="where people open Dagster's pages; links in alerts lead there"
     )
 
     # ingest
@@ -234,6 +279,19 @@ class Settings(BaseSettings):
     reject_share_limit: float = Field(
         default=0.05, ge=0, le=1, description="share of rejected rows above which a check fails"
     )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Settings:
+        if self.reviews_deadline >= self.features_deadline:
+            raise ValueError(
+                f"features are made of scored reviews: their deadline ({self.features_deadline:%H:%M}) must be later "
+                f"than reviews_deadline ({self.reviews_deadline:%H:%M})"
+            )
+        if self.model_warn_days >= self.model_fail_days:
+            raise ValueError(
+                f"model_warn_days ({self.model_warn_days}) must be less than model_fail_days ({self.model_fail_days})"
+            )
+        return self
 
     @property
     def qualified_schema(self) -> str:
