@@ -12,8 +12,10 @@ from datetime import date, time
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from customer_insights.identifiers import validated
@@ -146,6 +148,22 @@ class Settings(BaseSettings):
         default=False, description="start schedules, sensors and automation as soon as they are loaded"
     )
 
+    # freshness: when what arrived on a day (UTC) must be there, in the time zone of the schedules
+    reviews_deadline: TimeOfDay = Field(
+        default=time(7), description="HH:MM, by which a day that is over has been read and scored"
+    )
+    features_deadline: TimeOfDay = Field(
+        default=time(8), description="HH:MM, by which features, predictions, insights and the report are made of it"
+    )
+    model_warn_days: int = Field(default=7, ge=1, description="age of the model that is warned of")
+    model_fail_days: int = Field(default=8, ge=2, description="age that the model must not have")
+    waiting_hours: float = Field(
+        default=2, gt=0, description="how long a file or a review may wait for its turn before it is warned of"
+    )
+    dagster_url: Annotated[str, AfterValidator(_web_address)] = Field(
+        default="http://127.0.0.1:3000", description="where people open Dagster's pages; links in alerts lead there"
+    )
+
     # when things run, in the time zone above; freshness expects what runs here to be done some hours later
     reviews_at: time = Field(default=time(5), description="every day: reads and scores the day that is over in UTC")
     predictions_at: time = Field(default=time(7), description="every day: predicts, sums up, writes the report")
@@ -168,22 +186,6 @@ class Settings(BaseSettings):
     )
     long_run_limit_seconds: int = Field(
         default=24 * 3600, ge=60, description="after which a run of another job, or for a range of days, is ended"
-    )
-
-    # freshness: when what arrived on a day (UTC) must be there, in the time zone of the schedules
-    reviews_deadline: TimeOfDay = Field(
-        default=time(7), description="HH:MM, by which a day that is over has been read and scored"
-    )
-    features_deadline: TimeOfDay = Field(
-        default=time(8), description="HH:MM, by which features, predictions, insights and the report are made of it"
-    )
-    model_warn_days: int = Field(default=7, ge=1, description="age of the model that is warned of")
-    model_fail_days: int = Field(default=8, ge=2, description="age that the model must not have")
-    waiting_hours: float = Field(
-        default=2, gt=0, description="how long a file or a review may wait for its turn before it is warned of"
-    )
-    dagster_url: Annotated[str, AfterValidator(_web_address)] = Field(
-        default="http://127.0.0.1:3000", description="where people open Dagster's pages; links in alerts lead there"
     )
 
     # ingest
@@ -267,6 +269,12 @@ class Settings(BaseSettings):
     model_monitor: bool = Field(
         default=False, description="let Snowflake monitor the champion too (CREATE MODEL MONITOR; accounts only)"
     )
+
+    # links from Dagster's pages to the code
+    code_url: str | None = Field(
+        default=None, description="repository, e.g. https://github.com/<owner>/<name>; None: links to local files"
+    )
+    code_branch: str = "main"
 
     # maintenance
     kept_days: int = Field(default=14, ge=1, description="age from which ended jobs and their left-overs are removed")
