@@ -618,6 +618,36 @@ DRIFT_REPORT = Table(
     key=("WINDOW_END", "MODEL_VERSION", "MEASURED", "KIND"),
 )
 
+PIPELINE_COSTS = Table(
+    "PIPELINE_COSTS",
+    "What one step of one run used of one resource, with its estimated credits; also of steps that failed.",
+    (
+        Column("RUN_ID", "STRING", "Dagster run of the step; of a job, the run that submitted it.", nullable=False),
+        Column("ASSET", "STRING", "Asset that the step makes.", nullable=False),
+        Column("RESOURCE", "STRING", "compute_pool, warehouse or cortex.", nullable=False),
+        Column("JOB_ID", "STRING", "Job on the compute pool; empty for the other resources.", nullable=False),
+        Column("RESOURCE_NAME", "STRING", "Name of the pool, the warehouse or the Cortex function.", nullable=False),
+        Column("PARTITION_KEY", "STRING", "Day, or first...last, that the step worked on; NULL without partitions."),
+        Column("STATUS", "STRING", "How the job ended, or how it stands; NULL for the other resources."),
+        Column("STARTED_AT", "TIMESTAMP_NTZ", "When the use began (UTC).", nullable=False),
+        Column("ENDED_AT", "TIMESTAMP_NTZ", "When it ended, or was last seen (UTC).", nullable=False),
+        Column("NODES", "INT", "Nodes of the job."),
+        Column("NODE_SECONDS", "FLOAT", "Seconds that the job ran, times its nodes."),
+        Column("QUEUE_SECONDS", "FLOAT", "Seconds that the job waited for nodes; NULL where Snowflake does not say."),
+        Column("WAREHOUSE_SECONDS", "FLOAT", "Seconds of the warehouse: time shared with other steps counts by half."),
+        Column("STATEMENTS", "INT", "Statements that the warehouse ran."),
+        Column(
+            "IDLE_SECONDS", "FLOAT", "Seconds (of a pool: times nodes) that the resource then stayed up without work."
+        ),
+        Column("CORTEX_ROWS", "INT", "Texts that AI_SENTIMENT was asked about; a repeated text is asked about once."),
+        Column("CORTEX_TOKENS", "INT", "Tokens of those texts and their prompts, estimated from their bytes."),
+        Column("ROWS_WRITTEN", "INT", "Rows of the asset's table that carry the run's id."),
+        Column("ESTIMATED_CREDITS", "FLOAT", "Credits by the rates of settings; NULL where a rate is not known."),
+        Column("COLLECTED_AT", "TIMESTAMP_NTZ", "When Snowflake's history was read (UTC).", nullable=False),
+    ),
+    key=("RUN_ID", "ASSET", "RESOURCE", "JOB_ID"),
+)
+
 # Tables that deployment creates; REVIEWS is a view over three of them.
 TABLES = (
     TABULAR_DATA,
@@ -638,4 +668,5 @@ TABLES = (
     PURCHASE_RATES,
     TARGETING,
     DRIFT_REPORT,
+    PIPELINE_COSTS,
 )
