@@ -282,8 +282,23 @@ class Settings(BaseSettings):
         default=20, ge=1, description="newest versions of the model that are kept besides those that ever served"
     )
 
-    # credits an hour of one node of the pool's family (Snowflake's consumption table); for the estimate in metadata
-    credits_per_node_hour: float = 0.22
+    # costs: what is not set is by the tables of costs.py, with their source and date (docs/costs.md)
+    credits_per_node_hour: float | dict[str, float] | None = Field(
+        default=None, description='instead of the table: credits, or by family as JSON: {"GPU_NV_SM": 1.1}'
+    )
+    credits_per_warehouse_hour: float | None = Field(
+        default=None, ge=0, description="instead of the table of warehouse sizes"
+    )
+    credits_per_million_cortex_tokens: float = Field(default=1.6, ge=0, description="of AI_SENTIMENT")
+    cortex_prompt_tokens: int = Field(
+        default=100, ge=0, description="tokens that AI_SENTIMENT adds to a text for its prompt and its answer; a guess"
+    )
+    price_per_credit: float | None = Field(default=None, gt=0, description="of your contract, in any currency")
+    daily_credit_budget: float | None = Field(default=None, gt=0, description="credits a day (UTC); None: no budget")
+    monthly_credit_budget: float | None = Field(
+        default=None, gt=0, description="credits a calendar month (UTC); None: no budget"
+    )
+
     reject_share_limit: float = Field(
         default=0.05, ge=0, le=1, description="share of rejected rows above which a check fails"
     )

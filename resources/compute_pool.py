@@ -14,6 +14,7 @@ from typing import Any
 
 import dagster as dg
 
+from customer_insights import costs
 from customer_insights.settings import settings
 from resources.job_payload import Payload
 from resources.snowflake import SnowflakeConnection
@@ -92,7 +93,7 @@ class ComputePool(dg.ConfigurableResource):
             query_warehouse=chosen.warehouse,
             queue_timeout=chosen.queue_timeout_seconds,
             run_timeout=chosen.run_timeout_seconds,
-            credits_per_node_hour=chosen.credits_per_node_hour,
+            credits_per_node_hour=costs.node_rates(chosen),
             external_access_integrations=chosen.external_access_integrations,
         )
 
