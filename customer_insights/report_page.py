@@ -21,6 +21,7 @@ from markupsafe import Markup
 from customer_insights import display, insights, plots
 from customer_insights.daily_report import Facts, Measure
 from customer_insights.insights import COMPARED_VISITS, Difference
+from customer_insights.wording import amount, direction, feature_name, lang, language_name, percent, signed
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -31,17 +32,6 @@ NAME_SHOWN_CHARACTERS = 40
 CHARTED = ("review sentiment", "review quality", "page load time")
 # Days without a new review after which the page says so before anything else.
 STALE_DAYS = 2
-# ISO 639 codes of languages written from right to left.
-RIGHT_TO_LEFT = frozenset(
-    ("ar", "arc", "arz", "azb", "ckb", "dv", "fa", "he", "iw", "lrc", "mzn", "nqo", "pnb", "ps", "sd", "ug", "ur", "yi")
-)
-LANGUAGE_NAMES = {
-    "ar": "Arabic", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek", "en": "English", "es": "Spanish",
-    "fa": "Persian", "fi": "Finnish", "fr": "French", "he": "Hebrew", "hi": "Hindi", "hu": "Hungarian",
-    "id": "Indonesian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "nl": "Dutch", "no": "Norwegian",
-    "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sv": "Swedish", "th": "Thai",
-    "tr": "Turkish", "uk": "Ukrainian", "ur": "Urdu", "vi": "Vietnamese", "zh": "Chinese",
-}  # fmt: skip
 
 
 def render(facts: Facts) -> str:
@@ -87,21 +77,6 @@ def _environment() -> Environment:
     return environment
 
 
-def percent(value: float) -> str:
-    """A share in whole per cents; few per cents and those near 100 with a decimal."""
-    return f"{value:.0%}" if value == 0 or value == 1 or 0.0995 <= value < 0.995 else f"{value:.1%}"
-
-
-def amount(value: float) -> str:
-    """A number of things or of money: in whole ones, small ones with a decimal."""
-    return f"{value:,.0f}" if abs(value) >= 10 or value == round(value) else f"{value:,.1f}"
-
-
-def signed(value: float) -> str:
-    """A sentiment with its sign; 0 has none."""
-    return f"{value:+.2f}".replace("-", "−") if round(value, 2) else "0.00"
-
-
 def excerpt(text: str) -> str:
     """A review in one line of ``EXAMPLE_SHOWN_CHARACTERS`` at most, literally."""
     return _cut(text, EXAMPLE_SHOWN_CHARACTERS)
@@ -120,23 +95,6 @@ def _cut(text: str, most: int) -> str:
     start = line[: most - 1]
     whole, _, rest = start.rpartition(" ")
     return f"{whole if whole and len(rest) < most // 5 else start}…"
-
-
-def language_name(code: str) -> str:
-    """In English; the code where it is a rarer one."""
-    return LANGUAGE_NAMES.get(code, "" if code in ("und", "") else code)
-
-
-def lang(code: str | None) -> str:
-    """The value of an element's ``lang``; empty, which is 'unknown', for what no language was found of."""
-    return "" if not code or code == "und" else code
-
-
-def direction(code: str | None) -> str:
-    """The value of an element's ``dir``: by the language, else by the first letter that has a direction."""
-    if not lang(code):
-        return "auto"
-    return "rtl" if code in RIGHT_TO_LEFT else "ltr"
 
 
 def _charts(facts: Facts) -> dict[str, Markup]:
@@ -177,11 +135,6 @@ def _charts(facts: Facts) -> dict[str, Markup]:
         place: Markup(plots.svg(figure, place.replace(" ", "-"), display.literal(alt)))  # noqa: S704
         for place, (figure, alt) in charts.items()
     }
-
-
-def feature_name(column: str) -> str:
-    """PAGE_LOAD_TIME as a person says it."""
-    return column.replace("_", " ").capitalize()
 
 
 def headlines(facts: Facts) -> list[tuple[str, str, str]]:

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+# Raised outside of Dagster, too; who uses the resources finds them here.
+from customer_insights.connecting import SnowflakeConnectionError as SnowflakeConnectionError
+from customer_insights.connecting import SnowflakeUnreachableError as SnowflakeUnreachableError
 from customer_insights.errors import PermanentError, RetryableError
-
-
-class SnowflakeUnreachableError(RetryableError):
-    """Snowflake did not answer, or the session was lost and could not be opened again in time."""
-
-
-class SnowflakeConnectionError(PermanentError):
-    """The connection does not exist, or Snowflake refused its user, password or key."""
 
 
 class SnowflakeJobError(Exception):

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import dagster as dg
 from pydantic import Field
 
-from customer_insights.transient import causes, error_number, is_transient
-from resources.errors import SnowflakeConnectionError, SnowflakeUnreachableError
+from customer_insights.connecting import SnowflakeConnectionError, SnowflakeUnreachableError, explained
+from customer_insights.transient import is_transient
 
 if TYPE_CHECKING:
     from dagster_snowflake import SnowflakeResource
@@ -32,28 +32,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-_LOGIN_REFUSED = range(390100, 390200)
-_KEY_REFUSED = (
-    "Its user, its account or its private key is not the one that Snowflake knows, or this machine's clock is wrong: "
-    "compare the key's fingerprint with RSA_PUBLIC_KEY_FP of DESCRIBE USER; an administrator is told the reason by "
-    "SYSTEM$GET_LOGIN_FAILURE_DETAILS('<the id in brackets>')"
-)
-# What to do, by Snowflake's number of the refusal. The numbers of keys are those in the connector's network.py.
-_REMEDIES = {
-    390100: "Check its user and password in connections.toml",
-    390101: "An administrator lets the user in again: ALTER USER ... SET DISABLED = FALSE",
-    390144: _KEY_REFUSED,
-    **dict.fromkeys(range(394300, 394307), _KEY_REFUSED),
-    390186: "Name a role in connections.toml that the user has and that its token is not barred from",
-    390303: "The OAuth token was not made for this account, or its issuer, audience or signing key is not that of the "
-    "security integration: get a new one and put it in the connection's token_file_path",
-    390309: "The OAuth token is another user's: give the connection that user, or the token of its own",
-    390317: "The OAuth token lists no such role: name one in connections.toml that its scope has (session:role:<role>)",
-    390318: "Rotate it: get a new OAuth token and put it in the connection's token_file_path",
-    394400: "The token is expired, disabled, removed or another user's, or the user has no network policy. Rotate it: "
-    "ALTER USER ... ROTATE PROGRAMMATIC ACCESS TOKEN ..., and put the new secret, without a line end, in the "
-    "connection's token_file_path",
-}
 POLLING_TIMEOUT_SECONDS = 60
 
 
@@ -110,7 +88,7 @@ class SnowflakeConnection(dg.ConfigurableResource):
     def _open(self, options: dict[str, Any]) -> Session:
         from snowflake.snowpark import Session
 
-        with self._explained():
+        with explained(self.name):
             return Session.builder.configs(options).create()
 
     @contextmanager
@@ -118,7 +96,7 @@ class SnowflakeConnection(dg.ConfigurableResource):
         """A new connection of snowflake-connector-python with ``?`` placeholders, closed when the body ends."""
         import snowflake.connector
 
-        with self._explained():
+        with explained(self.name):
             connection = snowflake.connector.connect(**self._options(), paramstyle="qmark")
         try:
             yield connection
@@ -164,37 +142,6 @@ class SnowflakeConnection(dg.ConfigurableResource):
             "connection_name": self.name,
             **{name: value for name, value in chosen.items() if value},
         }
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn the connector's errors while connecting into ours, which say what to do."""
-        from snowflake.connector.errors import Error
-
-        try:
-            yield
-        except Error as error:
-            name, said = self.name, str(error.raw_msg or error.msg).rstrip(".")
-            numbers = [number for cause in causes(error) if (number := error_number(cause))]
-            if any(number in _REMEDIES or number in _LOGIN_REFUSED for number in numbers):
-                remedy = next((_REMEDIES[number] for number in numbers if number in _REMEDIES), _REMEDIES[390100])
-                raise SnowflakeConnectionError(
-                    f"Snowflake refused the login of connection {name!r}: {said}. {remedy}"
-                ) from error
-            if is_transient(error):
-                hint = ": start it with `make embedded`" if name == "embedded" else ": check account, host and network"
-                raise SnowflakeUnreachableError(f"cannot reach Snowflake connection {name!r} ({said}){hint}") from error
-            raise SnowflakeConnectionError(
-                f"cannot open Snowflake connection {name!r}: {said}. "
-                "Connections are in connections.toml of SNOWFLAKE_HOME; `make embedded` writes the one named 'embedded'"
-            ) from error
-        except (OSError, TypeError, ValueError) as error:
-            # What reading a key or token file raises; the connector wraps none of it.
-            if is_transient(error):
-                raise SnowflakeUnreachableError(f"cannot reach Snowflake connection {self.name!r}: {error}") from error
-            raise SnowflakeConnectionError(
-                f"cannot read the key or token of connection {self.name!r}: {error}. Check private_key_file, "
-                "private_key_file_pwd (a key without a passphrase wants none) or token_file_path in connections.toml"
-            ) from error
 
 
 class ReconnectingSession:
