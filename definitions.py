@@ -12,7 +12,7 @@ import dagster as dg
 # Partition-wise data versions and range backfills are marked beta; the warning would stand before every line of output.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
-from assets import conversion, freshness, insights, monitoring, reviews
+from assets import catalogue, conversion, freshness, insights, monitoring, reviews
 from customer_insights.settings import settings
 from resources.compute_pool import ComputePool
 from resources.snowflake import SnowflakeConnection
@@ -38,7 +38,7 @@ def definitions(resources: Mapping[str, Any] | None = None) -> dg.Definitions:
     return dg.Definitions(
         assets=[
             *(asset for asset in loaded if asset not in made),
-            *dg.map_asset_specs(freshness.with_policy, made),
+            *(catalogue.with_code(asset.map_asset_specs(freshness.with_policy)) for asset in made),
         ],
         jobs=jobs.JOBS,
         schedules=timetable.SCHEDULES,

@@ -1,20 +1,24 @@
-"""What every asset of a table carries, from ``tables``: column schema, column lineage, owners, a sample of rows.
+"""What every asset of a table carries, from ``tables``: column schema, column lineage, owners, a sample of rows, links
+to its table and its code.
 
 Nothing about a single asset belongs here.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from customer_insights import display, query
+from customer_insights import display, query, tables
 from customer_insights.settings import settings
 from customer_insights.tables import Table
-from resources.compute_pool import SLOTS
+from resources import snowsight
+from resources.compute_pool import ROOT, SLOTS
 
 if TYPE_CHECKING:
     from snowflake.snowpark import Session
@@ -68,13 +72,29 @@ def column_lineage(table: Table) -> dg.TableColumnLineage:
     return dg.TableColumnLineage(
         {
             column.name: [
-                dg.TableColumnDep(asset_key=dg.AssetKey(source.split(".")[0].lower()), column_name=source.split(".")[1])
-                for source in column.lineage
+                dg.TableColumnDep(asset_key=dg.AssetKey(tables.named(name).asset), column_name=source)
+                for name, _, source in (source.partition(".") for source in column.lineage)
             ]
             for column in table.columns
             if column.lineage
         }
     )
+
+
+def with_code(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
+    """The asset with a link to its code: in the repository of the settings, or else to the file.
+
+    Dagster's own ``with_source_code_references`` takes the file of the outermost decorator.
+    """
+    function = inspect.unwrap(asset.op.compute_fn.decorated_fn)
+    file, (_, line) = Path(inspect.getfile(function)), inspect.getsourcelines(function)
+    if settings().code_url:
+        place = f"{settings().code_url}/blob/{settings().code_branch}/{file.relative_to(ROOT).as_posix()}#L{line}"
+        reference: Any = dg.UrlCodeReference(url=place)
+    else:
+        reference = dg.LocalFileCodeReference(file_path=str(file), line_number=line)
+    references = {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])}
+    return asset.map_asset_specs(lambda spec: spec.merge_attributes(metadata=references))
 
 
 def materialized(session: Session, table: Table, where: str = "", binds: Sequence[object] = ()) -> dict[str, Any]:
@@ -85,7 +105,14 @@ def materialized(session: Session, table: Table, where: str = "", binds: Sequenc
         "dagster/row_count": int(count),
         "dagster/column_lineage": column_lineage(table),
         "sample": sample(session, table, condition, binds),
+        **link(session, "view" if table is tables.REVIEWS else "table", table.name),
     }
+
+
+def link(session: Session, kind: snowsight.Kind, name: str) -> dict[str, dg.UrlMetadataValue]:
+    """The object's page in Snowsight, where the server has one."""
+    address = snowsight.page(session, kind, f"{settings().qualified_schema}.{name}")
+    return {"snowsight": dg.MetadataValue.url(address)} if address else {}
 
 
 def sample(session: Session, table: Table, condition: str, binds: Sequence[object]) -> dg.MarkdownMetadataValue:

@@ -1,7 +1,7 @@
 """The purchase model: features, the trained challenger, the gate to champion and the way back, predictions and
 explanations."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
@@ -13,6 +13,7 @@ from customer_insights.tables import (
     CHAMPION_HISTORY,
     MODEL_EXPLANATIONS,
     MODEL_FEATURES,
+    MODEL_REFERENCE,
     PURCHASE_FEATURES,
     PURCHASE_PROPENSITY,
 )
@@ -113,6 +114,8 @@ _COMPARISON = {
     tags={"domain": "conversion"},
     code_version="2",
     pool="conversion_model",
+    # What the model was trained on and what it said of it.
+    metadata={"dagster/column_schema": catalogue.column_schema(MODEL_REFERENCE)},
     check_specs=[checks.spec(name, "conversion_model", text) for name, text in _FITNESS.items()],
 )
 @retried
@@ -160,6 +163,8 @@ def conversion_model(
                 "model": f"{settings().qualified_schema}.{settings().model_name}",
                 "version": version.name,
                 "aliases": ", ".join(version.aliases) or "none",
+                "dagster/column_lineage": catalogue.column_lineage(MODEL_REFERENCE),
+                **catalogue.link(session, "model", settings().model_name),
                 **{name: value for name, value in version.metrics.items() if isinstance(value, (int, float, str))},
             },
             [
@@ -277,12 +282,15 @@ def _comparison(name: str, passed: bool, text: str) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(check_name=name, passed=passed, description=text, severity=dg.AssetCheckSeverity.WARN)
 
 
-def _history(session: "Session") -> dict[str, dg.MarkdownMetadataValue]:
+def _history(session: "Session") -> dict[str, Any]:
     columns = ("CHANGED_AT", "MODEL_VERSION", "PREVIOUS_VERSION", "ACTION", "REASON")
     rows = query.rows(
         session, f"SELECT {', '.join(columns)} FROM {CHAMPION_HISTORY.name} ORDER BY CHANGED_AT DESC LIMIT 10"
     )
-    return {"history": catalogue.markdown_table(columns, [tuple(row.values()) for row in rows])}
+    return {
+        "history": catalogue.markdown_table(columns, [tuple(row.values()) for row in rows]),
+        "dagster/column_lineage": catalogue.column_lineage(CHAMPION_HISTORY),
+    }
 
 
 @dg.asset(

@@ -14,6 +14,7 @@ from customer_insights.tables import (
     REVIEW_QUALITY,
     REVIEW_SENTIMENT,
     REVIEWS,
+    STAGED_REVIEWS,
     TABULAR_DATA,
 )
 from resources.compute_pool import ComputePool, JobOutcome
@@ -34,6 +35,10 @@ GROUP = "reviews"
         "Observing it gives each day of arrival a data version, so that nothing runs when nothing came."
     ),
     tags={"domain": "reviews", "dagster/kind/snowflake": "", "dagster/kind/file": ""},
+    metadata={
+        "dagster/column_schema": catalogue.column_schema(STAGED_REVIEWS),
+        "dagster/uri": f"@{settings().qualified_schema}.{settings().review_stage}",
+    },
 )
 def staged_reviews(snowflake: SnowflakeConnection) -> dg.DataVersionsByPartition:
     """One data version a day of arrival, from names, sizes and checksums of its files."""

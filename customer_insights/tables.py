@@ -32,12 +32,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One table: what a row is, its columns, and the columns that identify a row."""
+    """One table: what a row is, its columns, and the columns that identify a row. ``written_with``: the asset that
+    writes it, where that has another name."""
 
     name: str
     description: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
+    written_with: str = ""
+
+    @property
+    def asset(self) -> str:
+        """Name of the asset whose materialization writes the table."""
+        return self.written_with or self.name.lower()
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -59,14 +66,33 @@ class Table:
         return f"CREATE {kind} IF NOT EXISTS {validated(name or self.name)} (\n  {columns}\n) COMMENT = '{comment}'"
 
 
-def _uuid(source: str) -> Column:
-    return Column("UUID", "STRING", "Identifies the review and its visit.", nullable=False, lineage=(source,))
+def _uuid(*sources: str) -> Column:
+    return Column("UUID", "STRING", "Identifies the review and its visit.", nullable=False, lineage=sources)
 
 
-_ARRIVAL = Column(
-    "ARRIVAL_DATE", "DATE", "Day (UTC) on which the review's file arrived on the stage; the partition.", nullable=False
-)
+def _arrival(source: str) -> Column:
+    text = "Day (UTC) on which the review's file arrived on the stage; the partition."
+    return Column("ARRIVAL_DATE", "DATE", text, nullable=False, lineage=(source,))
+
+
 _RUN = Column("RUN_ID", "STRING", "Dagster run that wrote the row.", nullable=False)
+
+# No table: what a file on the stage holds, and what LIST says of the file. Here the lineage of every column of a review
+# begins.
+STAGED_REVIEWS = Table(
+    "STAGED_REVIEWS",
+    "One record of a review file on the stage, with what the stage says of the file.",
+    (
+        Column("UUID", "STRING", "The record's first field, or the field of this name.", nullable=False),
+        Column("REVIEW_TEXT", "STRING", "The record's text, as the customer wrote it.", nullable=False),
+        Column("SOURCE_FILE", "STRING", "Name of the file.", nullable=False),
+        Column("SOURCE_LINE", "INT", "Line (or record, for Parquet) where the record begins, from 1.", nullable=False),
+        Column("FILE_SIZE", "INT", "Bytes of the file.", nullable=False),
+        Column("FILE_MD5", "STRING", "MD5 of the file as LIST shows it.", nullable=False),
+        Column("LAST_MODIFIED", "TIMESTAMP_NTZ", "When the file arrived (UTC).", nullable=False),
+    ),
+    key=("SOURCE_FILE", "SOURCE_LINE"),
+)
 
 TABULAR_DATA = Table(
     "TABULAR_DATA",
@@ -86,14 +112,44 @@ RAW_REVIEWS = Table(
     "RAW_REVIEWS",
     "One review as it was read from a file on the stage.",
     (
-        Column("UUID", "STRING", "Identifies the review.", nullable=False),
-        Column("REVIEW_TEXT", "STRING", "The review's text, unchanged.", nullable=False),
-        Column("TEXT_HASH", "STRING", "SHA-256 of the text, hexadecimal; scores are kept by it.", nullable=False),
-        Column("LANGUAGE", "STRING", "Detected language, ISO 639-1; 'und' when undetermined.", nullable=False),
-        Column("LANGUAGE_CONFIDENCE", "FLOAT", "Probability of the detected language, 0 to 1.", nullable=False),
-        Column("SOURCE_FILE", "STRING", "File on the stage.", nullable=False),
-        Column("SOURCE_LINE", "INT", "Line (or record, for Parquet) where the review begins, from 1.", nullable=False),
-        _ARRIVAL,
+        Column("UUID", "STRING", "Identifies the review.", nullable=False, lineage=("STAGED_REVIEWS.UUID",)),
+        Column(
+            "REVIEW_TEXT",
+            "STRING",
+            "The review's text, unchanged.",
+            nullable=False,
+            lineage=("STAGED_REVIEWS.REVIEW_TEXT",),
+        ),
+        Column(
+            "TEXT_HASH",
+            "STRING",
+            "SHA-256 of the text, hexadecimal; scores are kept by it.",
+            nullable=False,
+            lineage=("STAGED_REVIEWS.REVIEW_TEXT",),
+        ),
+        Column(
+            "LANGUAGE",
+            "STRING",
+            "Detected language, ISO 639-1; 'und' when undetermined.",
+            nullable=False,
+            lineage=("STAGED_REVIEWS.REVIEW_TEXT",),
+        ),
+        Column(
+            "LANGUAGE_CONFIDENCE",
+            "FLOAT",
+            "Probability of the detected language, 0 to 1.",
+            nullable=False,
+            lineage=("STAGED_REVIEWS.REVIEW_TEXT",),
+        ),
+        Column("SOURCE_FILE", "STRING", "File on the stage.", nullable=False, lineage=("STAGED_REVIEWS.SOURCE_FILE",)),
+        Column(
+            "SOURCE_LINE",
+            "INT",
+            "Line (or record, for Parquet) where the review begins, from 1.",
+            nullable=False,
+            lineage=("STAGED_REVIEWS.SOURCE_LINE",),
+        ),
+        _arrival("STAGED_REVIEWS.LAST_MODIFIED"),
         Column("INGESTED_AT", "TIMESTAMP_NTZ", "When the review was written (UTC).", nullable=False),
         _RUN,
     ),
@@ -109,11 +165,12 @@ REJECTED_REVIEWS = Table(
         Column("SOURCE_LINE", "INT", "Line (or record) from 1; 0 when the whole file was rejected.", nullable=False),
         Column("REASON", "STRING", "What is wrong and what was expected.", nullable=False),
         Column("EXCERPT", "STRING", "The beginning of what was found, at most 500 characters."),
-        _ARRIVAL,
+        _arrival("STAGED_REVIEWS.LAST_MODIFIED"),
         Column("REJECTED_AT", "TIMESTAMP_NTZ", "When the row was rejected (UTC).", nullable=False),
         _RUN,
     ),
     key=("SOURCE_FILE", "FILE_MD5", "SOURCE_LINE", "REASON"),
+    written_with="raw_reviews",
 )
 
 INGESTED_FILES = Table(
@@ -123,18 +180,14 @@ INGESTED_FILES = Table(
         Column("SOURCE_FILE", "STRING", "File on the stage.", nullable=False),
         Column("FILE_SIZE", "INT", "Bytes.", nullable=False),
         Column("FILE_MD5", "STRING", "MD5 as LIST shows it.", nullable=False),
-        _ARRIVAL,
-        Column(
-            "FILE_ARRIVED_AT",
-            "TIMESTAMP_NTZ",
-            "When the file arrived on the stage (UTC); NULL for what was read before this column was.",
-        ),
+        _arrival("STAGED_REVIEWS.LAST_MODIFIED"),
         Column("ROWS_ACCEPTED", "INT", "Reviews written from this file.", nullable=False),
         Column("ROWS_REJECTED", "INT", "Rows rejected from this file.", nullable=False),
         Column("INGESTED_AT", "TIMESTAMP_NTZ", "When the file was read (UTC).", nullable=False),
         _RUN,
     ),
     key=("SOURCE_FILE", "FILE_SIZE", "FILE_MD5"),
+    written_with="raw_reviews",
 )
 
 PUBLISH_LOCKS = Table(
@@ -192,7 +245,7 @@ REVIEW_SENTIMENT = Table(
             nullable=False,
         ),
         *_SCORE_ORIGIN,
-        _ARRIVAL,
+        _arrival("RAW_REVIEWS.ARRIVAL_DATE"),
         Column("SCORED_AT", "TIMESTAMP_NTZ", "When the score was computed (UTC).", nullable=False),
         _RUN,
     ),
@@ -234,7 +287,7 @@ REVIEW_QUALITY = Table(
             lineage=("RAW_REVIEWS.REVIEW_TEXT",),
         ),
         *_SCORE_ORIGIN,
-        _ARRIVAL,
+        _arrival("RAW_REVIEWS.ARRIVAL_DATE"),
         Column("SCORED_AT", "TIMESTAMP_NTZ", "When the label was computed (UTC).", nullable=False),
         _RUN,
     ),
@@ -268,7 +321,7 @@ PURCHASE_FEATURES = Table(
     "PURCHASE_FEATURES",
     "One visit with its review: what the purchase model is trained on and predicts from.",
     (
-        _uuid("REVIEWS.UUID"),
+        _uuid("REVIEWS.UUID", "TABULAR_DATA.UUID"),
         Column("PRODUCT_TYPE", "STRING", "Kind of product.", nullable=False, lineage=("TABULAR_DATA.PRODUCT_TYPE",)),
         Column("PRODUCT_LAYOUT", "STRING", "Page layout.", nullable=False, lineage=("TABULAR_DATA.PRODUCT_LAYOUT",)),
         Column("PAGE_LOAD_TIME", "FLOAT", "Seconds to load.", nullable=False, lineage=("TABULAR_DATA.PAGE_LOAD_TIME",)),
@@ -314,6 +367,13 @@ KNOWN_BEFORE_PURCHASE = ("PRODUCT_TYPE", "PRODUCT_LAYOUT", "PAGE_LOAD_TIME", "PR
 TARGET = "PURCHASE_DECISION"
 
 _MODEL_VERSION = Column("MODEL_VERSION", "STRING", "Version of the model in the registry.", nullable=False)
+_SERVED_VERSION = Column(
+    "MODEL_VERSION",
+    "STRING",
+    "Version of the model that was in service.",
+    nullable=False,
+    lineage=("CHAMPION_HISTORY.MODEL_VERSION",),
+)
 _FEATURE_LINEAGE = tuple(f"PURCHASE_FEATURES.{name}" for name in MODEL_FEATURES)
 
 PURCHASE_PROPENSITY = Table(
@@ -329,7 +389,7 @@ PURCHASE_PROPENSITY = Table(
             lineage=_FEATURE_LINEAGE,
         ),
         Column("DECILE", "INT", "1: the tenth of visits most likely to buy.", nullable=False, lineage=_FEATURE_LINEAGE),
-        _MODEL_VERSION,
+        _SERVED_VERSION,
         Column("SCORED_AT", "TIMESTAMP_NTZ", "When the prediction was made (UTC).", nullable=False),
         _RUN,
     ),
@@ -344,7 +404,7 @@ MODEL_EXPLANATIONS = Table(
         Column("FEATURE", "STRING", "Name of the feature.", nullable=False),
         Column("FEATURE_VALUE", "STRING", "The value it had, as text.", lineage=_FEATURE_LINEAGE),
         Column("CONTRIBUTION", "FLOAT", "SHAP value, in log-odds.", nullable=False, lineage=_FEATURE_LINEAGE),
-        _MODEL_VERSION,
+        _SERVED_VERSION,
         Column("EXPLAINED_AT", "TIMESTAMP_NTZ", "When it was computed (UTC).", nullable=False),
         _RUN,
     ),
@@ -496,7 +556,7 @@ TARGETING = Table(
             nullable=False,
             lineage=("PURCHASE_PROPENSITY.PURCHASE_PROBABILITY",),
         ),
-        _MODEL_VERSION,
+        _SERVED_VERSION,
         Column("COMPUTED_AT", "TIMESTAMP_NTZ", "When the row was computed (UTC).", nullable=False),
         _RUN,
     ),
@@ -533,6 +593,7 @@ MODEL_REFERENCE = Table(
         _RUN,
     ),
     key=("MODEL_VERSION", "UUID"),
+    written_with="conversion_model",
 )
 
 MODEL_EVALUATIONS = Table(
@@ -558,6 +619,7 @@ MODEL_EVALUATIONS = Table(
         _RUN,
     ),
     key=("MODEL_VERSION", "MODEL", "SEGMENT_BY", "SEGMENT", "METRIC"),
+    written_with="conversion_model",
 )
 
 CHAMPION_HISTORY = Table(
@@ -565,13 +627,20 @@ CHAMPION_HISTORY = Table(
     "One change of the version in service: who it was, who it is, and why.",
     (
         Column("CHANGED_AT", "TIMESTAMP_NTZ", "When the change was decided (UTC).", nullable=False),
-        _MODEL_VERSION,
+        Column(
+            "MODEL_VERSION",
+            "STRING",
+            "Version that came into service.",
+            nullable=False,
+            lineage=("MODEL_REFERENCE.MODEL_VERSION",),
+        ),
         Column("PREVIOUS_VERSION", "STRING", "The version in service before; NULL for the first."),
         Column("ACTION", "STRING", "promotion or rollback.", nullable=False),
         Column("REASON", "STRING", "What was found, or what the person who rolled back wrote.", nullable=False),
         _RUN,
     ),
     key=("RUN_ID", "MODEL_VERSION"),
+    written_with="champion",
 )
 
 DRIFT_REPORT = Table(
@@ -580,7 +649,7 @@ DRIFT_REPORT = Table(
     (
         Column("WINDOW_START", "DATE", "First day of arrival of the visits compared.", nullable=False),
         Column("WINDOW_END", "DATE", "Last day of arrival of the visits compared.", nullable=False),
-        _MODEL_VERSION,
+        _SERVED_VERSION,
         Column("MEASURED", "STRING", "A feature, PURCHASE_PROBABILITY or PURCHASE_DECISION.", nullable=False),
         Column("KIND", "STRING", "nominal, numeric, score, label or nulls.", nullable=False),
         Column(
@@ -670,3 +739,8 @@ TABLES = (
     DRIFT_REPORT,
     PIPELINE_COSTS,
 )
+
+
+def named(name: str) -> Table:
+    """The table or view of that name, or what the stage holds."""
+    return next(table for table in (*TABLES, REVIEWS, STAGED_REVIEWS) if table.name == name)

@@ -16,6 +16,8 @@ import pytest
 import definitions
 from assets import catalogue
 from customer_insights import tables
+from customer_insights.settings import settings
+from resources import snowsight
 
 # What Dagster loads at start-up must not pull these in; each costs 0.6 to 6 s.
 HEAVY = ("ray", "torch", "transformers", "pandas", "sklearn", "xgboost", "snowflake.snowpark", "snowflake.ml")
@@ -54,13 +56,52 @@ def test_every_asset_of_a_table_shows_its_columns():
             assert all(column.description for column in schema.columns), name
 
 
-def test_column_lineage_names_columns_that_exist():
-    known = {table.name: table.column_names for table in (*tables.TABLES, tables.REVIEWS)}
+def test_column_lineage_leads_to_columns_that_assets_show_and_ends_at_the_sources():
+    shown = {
+        spec.key: [column.name for column in spec.metadata["dagster/column_schema"].columns]
+        for spec in definitions.defs.resolve_all_asset_specs()
+        if "dagster/column_schema" in spec.metadata
+    }
+    sources: dict[tuple[str, str], set[str]] = {}
     for table in (*tables.TABLES, tables.REVIEWS):
-        for column in table.columns:
-            for source in column.lineage:
-                name, _, source_column = source.partition(".")
-                assert source_column in known[name], f"{table.name}.{column.name} <- {source}"
+        for name, dependencies in catalogue.column_lineage(table).deps_by_column.items():
+            for dependency in dependencies:
+                assert dependency.column_name in shown[dependency.asset_key], f"{table.name}.{name} <- {dependency}"
+                above = f"{dependency.asset_key.to_user_string()}.{dependency.column_name}"
+                sources.setdefault((table.asset, name), set()).add(above)
+
+    def ends(asset: str, column: str) -> set[str]:
+        above = sources.get((asset, column), set())
+        return set().union(*(ends(*one.split(".")) for one in above)) if above else {f"{asset}.{column}"}
+
+    assert ends("purchase_features", "REVIEW_SENTIMENT") == {"staged_reviews.REVIEW_TEXT"}
+    assert ends("targeting", "EXPECTED_PROFIT") == {
+        *(f"tabular_data.{name}" for name in tables.KNOWN_BEFORE_PURCHASE),
+        "staged_reviews.REVIEW_TEXT",
+    }
+
+
+def test_every_asset_links_to_its_code(monkeypatch: pytest.MonkeyPatch):
+    def links() -> dict[str, str]:
+        specs = [spec for spec in definitions.definitions().resolve_all_asset_specs() if definitions_makes(spec)]
+        references = {spec.key.to_user_string(): spec.metadata["dagster/code_references"] for spec in specs}
+        return {name: str(found.code_references[-1]) for name, found in references.items()}
+
+    assert "assets/reviews.py" in links()["raw_reviews"]
+    monkeypatch.setenv("CUSTOMER_INSIGHTS_CODE_URL", "https://github.com/example/customer_insights")
+    settings.cache_clear()
+    try:
+        found = links()
+    finally:
+        monkeypatch.undo()
+        settings.cache_clear()
+    assert "https://github.com/example/customer_insights/blob/main/assets/conversion.py#L" in found["champion"]
+
+
+def test_a_table_on_an_account_links_to_snowsight():
+    assert snowsight.address("ACME", "EU_1", "view", 'HOL_DB."my schema".REVIEWS') == (
+        "https://app.snowflake.com/acme/eu_1/#/data/databases/HOL_DB/schemas/my%20schema/view/REVIEWS"
+    )
 
 
 def test_the_graph_is_the_one_of_the_design():
