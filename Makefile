@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui embedded stop test lint format typecheck audit rounds bench eval models clean browser
+.PHONY: help setup demo ui embedded stop test lint format typecheck audit rounds bench eval models clean browser postgres
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -49,7 +49,14 @@ browser: ## install Chromium for the browser tests (Debian, Ubuntu)
 	  { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-noto-cjk >/dev/null; \
 	    else echo "Chromium is missing: install it (apt-get install chromium); the browser tests are skipped without it"; fi; }
 
-test: setup browser lint typecheck ## run every test and check
+postgres: ## install Postgres for the tests of a team's Dagster (Debian, Ubuntu)
+	@command -v pg_ctl >/dev/null || ls /usr/lib/postgresql/*/bin/pg_ctl >/dev/null 2>&1 || \
+	  { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	      mkdir -p /etc/postgresql-common/createcluster.d && echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.d/no-main.conf; \
+	      apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql >/dev/null; \
+	    else echo "Postgres is missing: install it (apt-get install postgresql); the tests of a team's Dagster are skipped without it"; fi; }
+
+test: setup browser postgres lint typecheck ## run every test and check
 	@$(BIN)/python -m pytest -n 2 --dist loadscope
 
 lint: setup ## ruff and the import contracts

@@ -41,7 +41,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 # These share the graph that was materialized once.
-MODULES_OF_THE_GRAPH = frozenset({"tests/test_graph.py", "tests/test_ui.py"})
+MODULES_OF_THE_GRAPH = frozenset(
+    {"tests/test_graph.py", "tests/test_team.py", "tests/test_ui.py", "tests/test_ui_team.py"}
+)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
@@ -124,6 +126,17 @@ def embedded() -> Iterator[Embedded]:
     yield server
     stop_embedded(server)
     shutil.rmtree(HOME.parent, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[dict[str, str]]:
+    """A Postgres server with an empty database, as the environment that the team's dagster.yaml reads."""
+    from postgres import BINARIES, MISSING, postgres_server
+
+    if BINARIES is None:
+        pytest.skip(MISSING)
+    with postgres_server() as environment:
+        yield environment
 
 
 @pytest.fixture(scope="session")
