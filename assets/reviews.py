@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from snowflake.snowpark import Session
 
 GROUP = "reviews"
+SOURCES = "sources"
 
 
 @dg.observable_source_asset(
-    group_name=GROUP,
+    group_name=SOURCES,
     partitions_def=catalogue.DAILY,
     description=(
         "The review files on the stage: text, CSV, JSON Lines or Parquet, plain or gzip, as the shop exports them. "
@@ -50,7 +51,7 @@ def staged_reviews(snowflake: SnowflakeConnection) -> dg.DataVersionsByPartition
 
 
 @dg.observable_source_asset(
-    group_name=GROUP,
+    group_name=SOURCES,
     automation_condition=dg.AutomationCondition.on_cron("0 * * * *"),
     metadata=catalogue.table_metadata(TABULAR_DATA),
     description="Visits to product pages: what was shown, how long it took to load, and whether it sold.",
