@@ -124,7 +124,7 @@ def conversion_model(
 ) -> dg.MaterializeResult:
     """The newest version of the purchase model, trained on a Ray job and logged to the Model Registry as CHALLENGER.
     Nothing is trained when neither features nor code have changed since a version. A version that fails a check does
-    not pass the gate."""
+    not pass the gate. For data scientists; `champion` takes it into service."""
     from customer_insights import features, promotion, purchase_model
 
     with snowflake.session() as session:
@@ -313,7 +313,8 @@ def _history(session: "Session") -> dict[str, Any]:
 )
 @retried
 def purchase_propensity(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
-    """One visit with the champion's probability of a purchase and its decile: whom to target first."""
+    """One visit with the champion's probability of a purchase and its decile. For marketing: whom to target
+    first."""
     from customer_insights import plots, promotion, propensity
 
     with snowflake.session() as session:
@@ -365,7 +366,8 @@ def purchase_propensity(context: dg.AssetExecutionContext, snowflake: SnowflakeC
 )
 @retried
 def model_explanations(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
-    """One feature's SHAP contribution to one prediction, for the most likely visits and a sample of the others."""
+    """One feature's SHAP contribution to one prediction, for the most likely visits and a sample of the others. For
+    whoever asks why a customer was scored so."""
     from customer_insights import plots, promotion, propensity
 
     with snowflake.session() as session:

@@ -37,7 +37,8 @@ _AGGREGATION = "an aggregation in the warehouse"
 )
 @retried
 def product_insights(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
-    """One product type in one layout: how it sells, with an interval, how it is liked, and a review that says why."""
+    """One product type in one layout: how it sells, with an interval, how it is liked, and a review that says why.
+    For product managers."""
     from customer_insights import insights, plots
 
     with snowflake.session() as session:
@@ -71,7 +72,7 @@ def product_insights(context: dg.AssetExecutionContext, snowflake: SnowflakeConn
 @retried
 def aspect_insights(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
     """One aspect (price, quality, delivery, service) of one product type in one layout: how often it is praised and
-    complained of, and a review of each."""
+    complained of, and a review of each. For product managers."""
     from customer_insights import insights
 
     with snowflake.session() as session:
@@ -112,7 +113,8 @@ def _liked(session: "Session") -> str:
 )
 @retried
 def purchase_rates(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
-    """How many visits end in a purchase, with an interval: by sentiment, quality, page load time, rating, language."""
+    """How many visits end in a purchase, with an interval: by sentiment, quality, page load time, rating, language.
+    For analysts and the report."""
     from customer_insights import insights, plots
 
     with snowflake.session() as session:
@@ -151,7 +153,8 @@ def purchase_rates(context: dg.AssetExecutionContext, snowflake: SnowflakeConnec
 )
 @retried
 def targeting(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
-    """One tenth of the visits by predicted probability: the purchases and the profit to expect of contacting them."""
+    """One tenth of the visits by predicted probability: the purchases and the profit to expect of contacting them.
+    For marketing: how many to contact."""
     from customer_insights import insights, plots
 
     with snowflake.session() as session:

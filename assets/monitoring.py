@@ -69,7 +69,7 @@ _CHECKS: dict[str, tuple[tuple["Kind", ...], str, str]] = {
 @retried
 def drift_report(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection) -> dg.MaterializeResult:
     """How far the visits of the latest days are from the champion's training set: each feature, the score, the purchase
-    rate and what is missing. A warning is both large and not by chance."""
+    rate and what is missing. A warning is both large and not by chance. For whoever answers for the model."""
     from customer_insights import drift, promotion
 
     with snowflake.session() as session:

@@ -54,7 +54,10 @@ def staged_reviews(snowflake: SnowflakeConnection) -> dg.DataVersionsByPartition
     group_name=SOURCES,
     automation_condition=dg.AutomationCondition.on_cron("0 * * * *"),
     metadata=catalogue.table_metadata(TABULAR_DATA),
-    description="Visits to product pages: what was shown, how long it took to load, and whether it sold.",
+    description=(
+        "Visits to product pages: what was shown, how long it took to load, and whether it sold. The shop writes it; "
+        "purchase_features joins it with the reviews."
+    ),
     tags={"domain": "visits", "dagster/kind/snowflake": "", "dagster/kind/table": ""},
 )
 def tabular_data(snowflake: SnowflakeConnection) -> dg.DataVersion:
@@ -86,7 +89,7 @@ def raw_reviews(
     context: dg.AssetExecutionContext, snowflake: SnowflakeConnection, compute_pool: ComputePool
 ) -> dg.MaterializeResult:
     """One review as it was read from a file on the stage, with its language. What cannot be read is in REJECTED_REVIEWS
-    with its file, line and reason. Read by the scores; a file is read once."""
+    with its file, line and reason. For the two scores; a file is read once."""
     from customer_insights import ingest
 
     start, end = catalogue.arrival_window(context)
@@ -143,7 +146,7 @@ def review_sentiment(
 ) -> dg.MaterializeResult:
     """One review's sentiment from -1 to 1, with its class and that of each aspect it speaks of. Cortex reads its
     languages in the warehouse, a model on the compute pool reads the others; a text that was scored by the same version
-    is not scored again."""
+    is not scored again. For the features, the insights and the dashboard."""
     start, end = catalogue.arrival_window(context)
     window = pending.Window(start, end)
     model, revision = sentiment.model_identity(settings())
@@ -316,7 +319,7 @@ def _quality_pictures(session: "Session", days: tuple[str, str]) -> dict[str, dg
 @retried
 def reviews(snowflake: SnowflakeConnection) -> dg.MaterializeResult:
     """One review with its quality and sentiment: the quickstart's table as a view, on which its dashboard runs
-    unchanged."""
+    unchanged. For analysts, and for everything downstream."""
     with snowflake.session() as session:
         session.sql(deployment.reviews_view()).collect()
         return JobOutcome.without_job("a view needs no job").result(
