@@ -181,6 +181,12 @@ INGESTED_FILES = Table(
         Column("FILE_SIZE", "INT", "Bytes.", nullable=False),
         Column("FILE_MD5", "STRING", "MD5 as LIST shows it.", nullable=False),
         _arrival("STAGED_REVIEWS.LAST_MODIFIED"),
+        Column(
+            "FILE_ARRIVED_AT",
+            "TIMESTAMP_NTZ",
+            "When the file arrived on the stage (UTC); NULL for what was read before this column was.",
+            lineage=("STAGED_REVIEWS.LAST_MODIFIED",),
+        ),
         Column("ROWS_ACCEPTED", "INT", "Reviews written from this file.", nullable=False),
         Column("ROWS_REJECTED", "INT", "Rows rejected from this file.", nullable=False),
         Column("INGESTED_AT", "TIMESTAMP_NTZ", "When the file was read (UTC).", nullable=False),
