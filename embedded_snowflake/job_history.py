@@ -28,6 +28,8 @@ declare(
         created_on TIMESTAMP, started_on TIMESTAMP, completed_on TIMESTAMP, updated_on TIMESTAMP,
         deleted_on TIMESTAMP)"""
 )
+# In catalogues of an earlier version, too.
+declare("ALTER TABLE ml_jobs ADD COLUMN IF NOT EXISTS query_id VARCHAR")
 
 PENDING, RUNNING, CANCELLING = "PENDING", "RUNNING", "CANCELLING"
 DONE, FAILED, CANCELLED, INTERNAL_ERROR = "DONE", "FAILED", "CANCELLED", "INTERNAL_ERROR"
@@ -56,6 +58,7 @@ class Job:
     completed_on: datetime | None
     updated_on: datetime
     deleted_on: datetime | None
+    query_id: str | None
 
     @property
     def result_stage(self) -> str:
@@ -89,6 +92,7 @@ def add(
     options: dict[str, Any],
     target_instances: int,
     min_instances: int,
+    query_id: str,
 ) -> Job:
     """Record a new job, PENDING."""
     moment = now()
@@ -113,6 +117,7 @@ def add(
         "completed_on": None,
         "updated_on": moment,
         "deleted_on": None,
+        "query_id": query_id,
     }
     server.catalog.execute(
         f"INSERT INTO ml_jobs ({', '.join(row)}) VALUES ({', '.join('?' for _ in row)})", list(row.values())

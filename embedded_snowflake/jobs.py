@@ -11,23 +11,21 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import yaml
 from sqlglot.tokens import TokenType  # pyright: ignore[reportPrivateImportUsage]
 
-from embedded_snowflake import compute_pools, job_history, job_logs, names, stages
+from embedded_snowflake import compute_pools, computed_tables, job_history, job_logs, names, stages
 from embedded_snowflake.errors import ProgrammingError, already_exists, does_not_exist, invalid, unsupported
 from embedded_snowflake.job_history import CANCELLED, DONE, FAILED, INTERNAL_ERROR, PENDING, TERMINAL, Job
 from embedded_snowflake.job_runs import mounted, published_variables
 from embedded_snowflake.names import NAME, SHOW_TAIL, Name, Shown
-from embedded_snowflake.results import Result
 from embedded_snowflake.scheduler import Scheduler
 from embedded_snowflake.sessions import OWNER
-from embedded_snowflake.statements import Answer, Query, Statement, at_start, literal, rewriter, rows, statement, status
+from embedded_snowflake.statements import Answer, Query, Statement, at_start, rewriter, rows, statement, status
 from embedded_snowflake.tokens import Edit, Tokens
 
 if TYPE_CHECKING:
@@ -111,6 +109,7 @@ def execute_ml_job(request: Statement) -> Answer:
             options=options,
             target_instances=target,
             min_instances=least,
+            query_id=request.query_id,
         )
     server.scheduler.submitted(job)
     if not options.get("ASYNC", True):
@@ -410,7 +409,7 @@ def table_functions(query: Query) -> str:
             continue
         argument = call.arguments[0].strip()
         if re.fullmatch(r"(?:snowflake\.)?spcs\.get_job_history\s*\(.*\)", argument, re.IGNORECASE | re.DOTALL):
-            edits.append(Edit(call.start, call.end, _history(query.server)))
+            edits.append(Edit(call.start, call.end, _history(query, argument)))
         elif found := re.fullmatch(rf"({NAME})\s*!\s*spcs_get_logs\s*\(.*\)", argument, re.IGNORECASE | re.DOTALL):
             job = _existing(query.server, names.qualified(query.connection, found.group(1)))
             edits.append(Edit(call.start, call.end, _logs(query.server, job)))
@@ -419,36 +418,75 @@ def table_functions(query: Query) -> str:
 
 # DuckDB's types of the columns of GET_JOB_HISTORY and SPCS_GET_LOGS.
 _HISTORY = {
-    **dict.fromkeys(("NAME", "STATUS", "MESSAGE", "DATABASE_NAME", "SCHEMA_NAME", "OWNER"), "VARCHAR"),
-    **dict.fromkeys(("COMPUTE_POOL_NAME", "COMMENT"), "VARCHAR"),
-    "PARAMETERS": "JSON",
-    **dict.fromkeys(("CREATED_TIME", "STARTED_TIME", "COMPLETED_TIME", "DELETED_TIME"), "TIMESTAMP WITH TIME ZONE"),
+    "QUERY_ID": "VARCHAR",
+    "ID": "BIGINT",
+    **dict.fromkeys(("NAME", "DATABASE_NAME", "SCHEMA_NAME"), "VARCHAR"),
+    **dict.fromkeys(("CREATED_TIME", "COMPLETED_TIME", "DELETED_TIME"), "TIMESTAMP WITH TIME ZONE"),
+    **dict.fromkeys(("STATUS", "MESSAGE"), "VARCHAR"),
+    "INSTANCE_STATUSES": "JSON",
+    **dict.fromkeys(("COMPUTE_POOL_NAME", "OWNER", "OWNER_ROLE_TYPE"), "VARCHAR"),
+    **dict.fromkeys(("PARAMETERS", "MANAGING_OBJECT"), "JSON"),
 }
+_HISTORY_ARGUMENTS = ("CREATED_TIME_START", "CREATED_TIME_END", "RESULT_LIMIT")
+HISTORY_DAYS = 30
 _LOGS = {
     "TIMESTAMP": "TIMESTAMP WITH TIME ZONE",
     "INSTANCE_ID": "BIGINT",
     "CONTAINER_NAME": "VARCHAR",
     "LOG": "VARCHAR",
 }
-_ARROW = {
-    "VARCHAR": pa.string(),
-    "JSON": pa.string(),
-    "BIGINT": pa.int64(),
-    "TIMESTAMP WITH TIME ZONE": pa.timestamp("us", tz="UTC"),
-}
 
 
-def _history(server: EmbeddedSnowflake) -> str:
-    """All jobs, the deleted ones too, newest first, as a source for FROM."""
+def _history(query: Query, call: str) -> str:
+    """The jobs, deleted ones too, newest first, as a source for FROM."""
+    given = computed_tables.named_arguments(call, _HISTORY_ARGUMENTS)
+    first, last = (
+        computed_tables.moment(query, given[name]).replace(tzinfo=None) if name in given else default
+        for name, default in (
+            ("CREATED_TIME_START", compute_pools.now() - timedelta(days=HISTORY_DAYS)),
+            ("CREATED_TIME_END", compute_pools.now()),
+        )
+    )
+    most = computed_tables.limit(given.get("RESULT_LIMIT", "100"))
+    jobs = job_history.select(query.server, "created_on >= ? AND created_on <= ?", (first, last))
     found = [
         (
-            *(job.name.name, job.status, job.message, job.name.database, job.name.schema, OWNER),
-            *(job.compute_pool, job.comment, json.dumps({"REPLICAS": job.target_instances})),
-            *(job.created_on, job.started_on, job.completed_on, job.deleted_on),
+            *(job.query_id, int(job.key[:15], 16), job.name.name, job.name.database, job.name.schema),
+            *(_utc(time) for time in (job.created_on, job.completed_on, job.deleted_on)),
+            *(job.status, job.message, json.dumps(_instance_statuses(job))),
+            *(job.compute_pool, OWNER, "ROLE"),
+            json.dumps({"ASYNC": bool(job.options.get("ASYNC", True)), "REPLICAS": job.target_instances}),
+            None,
         )
-        for job in reversed(job_history.select(server))
+        for job in reversed(jobs[-most:])
     ]
-    return _source(server, _HISTORY, found)
+    return computed_tables.source(query.server, _HISTORY, found)
+
+
+def _instance_statuses(job: Job) -> dict[str, object]:
+    """The instances that were made, one a Ray node: none before the job has its nodes."""
+    instances = range(job.target_instances) if job.started_on else ()
+    container = {
+        "containerName": CONTAINER,
+        "lastExitCode": job.exit_code,
+        "message": job.message,
+        "restartCount": 0,
+        "startTime": f"{job.started_on.isoformat(timespec='milliseconds')}Z" if job.started_on else "",
+        "status": job.status,
+    }
+    state = "running" if not job.over else "succeeded" if job.status == DONE else "failed"
+    counts = {f"{name}Instances": len(instances) if name == state else 0 for name in ("failed", "running", "succeeded")}
+    pending = 0 if job.started_on or job.over else job.target_instances
+    return {
+        **counts,
+        "pendingInstances": pending,
+        "totalInstances": len(instances) + pending,
+        "instances": [{"instanceId": str(instance), "containers": [container]} for instance in instances],
+    }
+
+
+def _utc(time: datetime | None) -> datetime | None:
+    return time.replace(tzinfo=UTC) if time else None
 
 
 def _logs(server: EmbeddedSnowflake, job: Job) -> str:
@@ -460,16 +498,7 @@ def _logs(server: EmbeddedSnowflake, job: Job) -> str:
         for instance in range(job.target_instances)
         for number, line in enumerate(job_logs.read(job_logs.path(directory, instance)).splitlines())
     ]
-    return _source(server, _LOGS, found)
-
-
-def _source(server: EmbeddedSnowflake, types: dict[str, str], found: Sequence[Sequence[object]]) -> str:
-    """Rows as the result of a statement that was never sent. As SQL literals, 1000 rows took 17 s to parse."""
-    columns = list(zip(*found, strict=True)) if found else [()] * len(types)
-    arrays = [pa.array(column, _ARROW[kind]) for column, kind in zip(columns, types.values(), strict=True)]
-    result = Result.of(pa.Table.from_arrays(arrays, names=list(types)), list(types.values()))
-    server.results.end(result.query_id, result)
-    return f"TABLE(RESULT_SCAN({literal(result.query_id)}))"
+    return computed_tables.source(server, _LOGS, found)
 
 
 # -- arguments ------------------------------------------------------------------------------------------------------

@@ -186,6 +186,14 @@ def document(result: Result, connection: FakeSnowflakeConnection, describe_only:
     return {"data": data, "success": True}
 
 
+def rows_of(document: dict[str, Any]) -> int | None:
+    """Rows that an answered statement returned or, of DML, changed; None for what has none."""
+    data = document["data"]
+    if data.get("queryResultFormat") == "json":
+        return sum(int(value) for row in data["rowset"] for value in row if str(value).isdigit())
+    return data.get("total")
+
+
 def _for_clients(table: pa.Table, rowtype: list[ColumnInfo]) -> pa.Table:
     """The rows in Snowflake's Arrow layout. fakesnow makes 1970-01-01 of a NULL timestamp; here it stays NULL."""
     written = to_sf(table, rowtype)

@@ -61,6 +61,7 @@ from embedded_snowflake.session_tokens import SessionTokens
 if TYPE_CHECKING:
     from fakesnow.fakes import FakeSnowflakeConnection
 
+    from embedded_snowflake.query_history import QueryHistory
     from embedded_snowflake.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ CONCERNS = (
     "datasets",
     "dataset_versions",
     "ai_functions",
+    "query_history",
 )
 
 THREADS = 400
@@ -119,6 +121,8 @@ class EmbeddedSnowflake:
 
     # Started by embedded_snowflake.jobs.
     scheduler: Scheduler
+    # Started by embedded_snowflake.query_history.
+    query_history: QueryHistory
     # Made where the event loop is.
     _async_threads: anyio.CapacityLimiter
 
@@ -237,6 +241,8 @@ class EmbeddedSnowflake:
             return JSONResponse(_failure(390100, "08001", "Incorrect username or password was specified."))
         session = sessions.of(fakesnow_server.sessions[token])
         session.login, session.job = login, login.job
+        chosen = data.get("SESSION_PARAMETERS") or {}
+        session.parameters |= {key.upper(): str(value) for key, value in chosen.items() if value is not None}
         return JSONResponse(await run_in_threadpool(self._opened, document, request))
 
     def _opened(self, document: dict[str, Any], request: Request) -> dict[str, Any]:
@@ -314,7 +320,7 @@ class EmbeddedSnowflake:
         self.results.own(query_id, session.owner)
         self.running[request_id] = connection
         try:
-            return self._answer(connection, body, query_id)
+            return self._recorded_answer(connection, body, query_id)
         except connector_errors.Error as error:
             self.results.end(query_id, error)
             return _failure(error.errno or 0, error.sqlstate or "", str(error.raw_msg or error.msg), query_id)
@@ -329,6 +335,17 @@ class EmbeddedSnowflake:
             self.running.pop(request_id, None)
             session.last_active = time.monotonic()
 
+    def _recorded_answer(
+        self, connection: FakeSnowflakeConnection, body: dict[str, Any], query_id: str
+    ) -> dict[str, Any]:
+        if body.get("describeOnly"):
+            return self._answer(connection, body, query_id)
+        tag = (body.get("parameters") or {}).get("QUERY_TAG")
+        with self.query_history.recorded(connection, str(body.get("sqlText", "")), tag, query_id) as executed:
+            document = self._answer(connection, body, query_id)
+            executed.rows_produced = results.rows_of(document)
+            return document
+
     def _answer(self, connection: FakeSnowflakeConnection, body: dict[str, Any], query_id: str) -> dict[str, Any]:
         sql, bindings = str(body.get("sqlText", "")), body.get("bindings") or {}
         binds, describes = _binds(body), bool(body.get("describeOnly"))
@@ -339,7 +356,7 @@ class EmbeddedSnowflake:
             answer = statements.rows(["status"], [])
         elif found:
             served, match = found
-            answer = served.handler(statements.Statement(self, connection, sql, binds, match))
+            answer = served.handler(statements.Statement(self, connection, sql, binds, match, query_id))
         if isinstance(answer, statements.Transfer):
             sessions.of(connection).query_ids.append(query_id)
             return {"data": {**answer.data, "queryId": query_id}, "success": True}

@@ -15,7 +15,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedded_snowflake import names
 from embedded_snowflake.catalog import declare
@@ -196,7 +196,8 @@ def cancel_all_queries(request: Statement) -> Answer:
 
 @statement(r"ALTER SESSION SET (?P<settings>.+)")
 def set_parameters(request: Statement) -> Answer:
-    """ALTER SESSION SET key = value ...: remembered and shown; only AUTOCOMMIT has an effect, dates stay in UTC"""
+    """ALTER SESSION SET key = value ...: remembered and shown; only AUTOCOMMIT and QUERY_TAG (in the history of
+    statements) have an effect, dates stay in UTC"""
     for key, value in Options.parse(request.group("settings")).values.items():
         of(request.connection).parameters[key] = value
         if key == "AUTOCOMMIT":
@@ -346,6 +347,11 @@ def show_warehouses(request: Statement) -> Answer:
         if shown.has(row["name"])
     ]
     return rows(columns, answer[: shown.limit])
+
+
+def warehouse(server: EmbeddedSnowflake, name: str) -> dict[str, Any]:
+    """The row of a warehouse; empty where it has been dropped."""
+    return next(iter(server.catalog.query("SELECT * FROM warehouses WHERE name = ?", [name])), {})
 
 
 def _warehouses(server: EmbeddedSnowflake) -> list[str]:

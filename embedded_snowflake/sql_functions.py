@@ -205,6 +205,13 @@ def _sources(node: Expr) -> list[str]:
     return [table.alias_or_name for table in tables]
 
 
+def _octets(node: Expr, _: Context) -> Expr:
+    """OCTET_LENGTH(text): DuckDB's takes binary values only."""
+    if not isinstance(node, exp.ByteLength):
+        return node
+    return exp.Anonymous(this="STRLEN", expressions=[exp.cast(node.this, "VARCHAR")])
+
+
 def _random(node: Expr, _: Context) -> Expr:
     """RANDOM([seed]): 64 bits; with a seed the same ones again. fakesnow's rule overflows in a query within a query."""
     if not isinstance(node, exp.Rand):
@@ -243,6 +250,6 @@ def _system_function(node: Expr, _: Context) -> Expr:
 
 
 _RULES: tuple[Rule, ...] = (
-    *(_context_function, _values_column, _date_arithmetic, _any_order, _width_bucket, _share, _hash, _random),
+    *(_context_function, _values_column, _date_arithmetic, _any_order, _width_bucket, _share, _hash, _octets, _random),
     *(_presigned_url, _system_function),
 )

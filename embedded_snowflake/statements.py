@@ -35,6 +35,7 @@ class Statement:
     sql: str
     binds: Sequence[Any] | dict[str, Any] | None
     match: re.Match[str]
+    query_id: str = ""
 
     def group(self, name: str) -> str | None:
         return self.match.group(name)

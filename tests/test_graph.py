@@ -118,7 +118,7 @@ def test_contributions_of_a_prediction_add_up_to_its_log_odds(materialized_graph
 
 def test_a_second_run_reads_nothing_scores_nothing_and_submits_no_job(materialized_graph):
     graph, _ = materialized_graph
-    jobs = graph.value("SELECT COUNT(*) FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY())")
+    jobs = graph.value("SELECT COUNT(*) FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY(RESULT_LIMIT => 10000))")
     scored = graph.value("SELECT MAX(SCORED_AT) FROM REVIEW_SENTIMENT")
     again = graph.run(raise_on_error=True)
     shown = materializations(again)
@@ -126,7 +126,7 @@ def test_a_second_run_reads_nothing_scores_nothing_and_submits_no_job(materializ
     assert shown["review_quality"]["rows classified"] == 0
     for asset in JOB_ASSETS:
         assert str(shown[asset]["job"]).startswith("none: ")
-    assert graph.value("SELECT COUNT(*) FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY())") == jobs
+    assert graph.value("SELECT COUNT(*) FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY(RESULT_LIMIT => 10000))") == jobs
     assert graph.value("SELECT MAX(SCORED_AT) FROM REVIEW_SENTIMENT") == scored
 
 
@@ -147,7 +147,7 @@ def test_one_more_file_is_all_that_the_next_run_reads_and_scores(materialized_gr
 def test_a_range_of_days_is_one_run_and_one_job(empty_graph: Graph):
     yesterday = (date.fromisoformat(today()) - timedelta(days=1)).isoformat()
     empty_graph.put("today.txt", b'"a-1","good chair"')
-    jobs = "SELECT COUNT(*) FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY())"
+    jobs = "SELECT COUNT(*) FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY(RESULT_LIMIT => 10000))"
     before = empty_graph.value(jobs)
     result = empty_graph.run("raw_reviews", start=yesterday, end=today(), raise_on_error=True)
     days = {event.partition for event in result.get_asset_materialization_events()}

@@ -289,7 +289,7 @@ def test_only_the_owner_reads_the_files_that_hold_secrets(ran: Run):
 def test_no_secret_is_in_what_sql_shows_of_jobs_users_and_queries(ran: Run):
     with ran.cursor() as connection:
         cursor = connection.cursor()
-        jobs = cursor.execute("SELECT NAME FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY())").fetchall()
+        jobs = cursor.execute("SELECT NAME FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY(RESULT_LIMIT => 10000))").fetchall()
         assert len(jobs) == 2
         shown = ""
         for (name,) in jobs:
@@ -302,7 +302,7 @@ def test_no_secret_is_in_what_sql_shows_of_jobs_users_and_queries(ran: Run):
             "DESCRIBE USER PIPELINE",
             "SHOW USER PROGRAMMATIC ACCESS TOKENS FOR USER PIPELINE",
             "SHOW INTEGRATIONS",
-            "SELECT * FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY())",
+            "SELECT * FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY(RESULT_LIMIT => 10000))",
         ):
             shown += str(cursor.execute(statement).fetchall())
     assert "no such shelf" in shown

@@ -68,13 +68,13 @@ def test_a_click_on_materialize_submits_a_job_and_the_run_succeeds(ui: str, page
         "DELETE FROM PURCHASE_FEATURES WHERE UUID = (SELECT MIN(UUID) FROM PURCHASE_FEATURES)"
     ).collect()
     versions = len(graph.session().sql("SHOW VERSIONS IN MODEL CONVERSION_MODEL").collect())
-    jobs = graph.value("SELECT COUNT(*) FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY())")
+    jobs = graph.value("SELECT COUNT(*) FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY(RESULT_LIMIT => 10000))")
     page.goto(f"{ui}/assets/conversion_model")
     page.get_by_role("button", name="Materialize").first.click()
     run = wait_for_run(graph, "conversion_model")
     assert run.status.value == "SUCCESS"
     assert len(graph.session().sql("SHOW VERSIONS IN MODEL CONVERSION_MODEL").collect()) == versions + 1
-    assert graph.value("SELECT COUNT(*) FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY())") == jobs + 1
+    assert graph.value("SELECT COUNT(*) FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY(RESULT_LIMIT => 10000))") == jobs + 1
     page.goto(f"{ui}/runs/{run.run_id}")
     page.get_by_text("submitted HOL_DB.HOL_SCHEMA.CONVERSION_MODEL_").first.wait_for()
     page.goto(f"{ui}/assets/conversion_model?view=events")
