@@ -98,8 +98,13 @@ def pending_files(session: Session, settings: Settings, start: str, end: str) ->
     first, last = date.fromisoformat(start), date.fromisoformat(end)
     listed = stage_files.list_files(session, review_stage(settings))
     arrived = [file for file in listed if first <= file.arrival_date <= last]
-    known = set(_ledger(session, [file.name for file in arrived]))
-    return [file for file in arrived if (file.name, file.size, file.md5) not in known]
+    return unread(session, arrived)
+
+
+def unread(session: Session, files: Sequence[StageFile]) -> list[StageFile]:
+    """Those of ``files`` that the ledger does not have."""
+    known = set(_ledger(session, [file.name for file in files]))
+    return [file for file in files if (file.name, file.size, file.md5) not in known]
 
 
 def review_stage(settings: Settings) -> str:

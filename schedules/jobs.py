@@ -5,12 +5,31 @@ from __future__ import annotations
 import dagster as dg
 
 from assets import catalogue, conversion, insights, monitoring, reviews
+from customer_insights.settings import settings
+
+# Run monitoring ends a run that takes longer; .dagster/dagster.yaml has the limit of what has none here.
+MAX_RUNTIME = "dagster/max_runtime"
+DAILY_LIMIT = {MAX_RUNTIME: str(settings().daily_run_limit_seconds)}
+LONG_LIMIT = {MAX_RUNTIME: str(settings().long_run_limit_seconds)}
 
 daily_reviews = dg.define_asset_job(
     "daily_reviews",
     selection=dg.AssetSelection.assets(reviews.raw_reviews, reviews.review_sentiment, reviews.review_quality),
     partitions_def=catalogue.DAILY,
-    description="Reads and scores the reviews that arrived on one day.",
+    # A day takes minutes; the same job also reads a history.
+    tags=LONG_LIMIT,
+    description="Reads and scores the reviews that arrived on one day, or on a range of days.",
+)
+
+rescoring = dg.define_asset_job(
+    "rescoring",
+    selection=dg.AssetSelection.assets(reviews.review_sentiment, reviews.review_quality),
+    partitions_def=catalogue.DAILY,
+    tags=LONG_LIMIT,
+    description=(
+        "Scores again what another version of a model has scored; what this version has scored is left as it is. "
+        "Launched for a range of days it is one run a month, and its backfill shows how far it is."
+    ),
 )
 
 predictions = dg.define_asset_job(
@@ -26,6 +45,7 @@ predictions = dg.define_asset_job(
         monitoring.drift_report,
         insights.daily_report,
     ),
+    tags=DAILY_LIMIT,
     description=(
         "Joins what is scored, predicts every visit with the champion, sums up by product, measures drift and writes "
         "the daily report."
@@ -41,6 +61,7 @@ retraining = dg.define_asset_job(
         conversion.purchase_propensity,
         conversion.model_explanations,
     ),
+    tags=LONG_LIMIT,
     description="Trains a challenger, promotes it when it is good enough, predicts and explains with the champion.",
 )
 
@@ -56,6 +77,7 @@ rollback = dg.define_asset_job(
         insights.daily_report,
     ),
     config=dg.RunConfig(ops={"champion": conversion.ServiceChange(action="rollback")}),
+    tags=DAILY_LIMIT,
     description=(
         "Takes the version in service out of it, puts back the one that served before (or `to_version` in the "
         "launchpad) and predicts with it. The gate does not promote the version that was taken out again."
@@ -68,13 +90,15 @@ everything = dg.define_asset_job(
         reviews.GROUP, conversion.GROUP, insights.GROUP, monitoring.GROUP
     ).materializable(),
     partitions_def=catalogue.DAILY,
+    tags=LONG_LIMIT,
     description="The whole graph, from the stage to the insights, for one day or a range of days of arrival.",
 )
 
 observation = dg.define_asset_job(
     "observation",
     selection=dg.AssetSelection.keys(reviews.staged_reviews.key, reviews.tabular_data.key),
+    tags=DAILY_LIMIT,
     description="Looks at the stage's files and at the visits and gives them data versions; nothing is computed.",
 )
 
-JOBS = [daily_reviews, predictions, retraining, rollback, everything, observation]
+JOBS = [daily_reviews, rescoring, predictions, retraining, rollback, everything, observation]

@@ -6,9 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from datetime import datetime
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
@@ -191,18 +189,6 @@ def test_hostile_text_in_a_sample_is_shown_as_text():
     assert "<script>" not in shown
     assert "[x](" not in shown
     assert shown.splitlines()[-1].replace("\\|", "").count("|") == 2
-
-
-@pytest.mark.parametrize(
-    ("zone", "day"), [("UTC", "2026-03-01"), ("Asia/Tokyo", "2026-02-28"), ("America/Los_Angeles", "2026-03-01")]
-)
-def test_the_daily_schedule_asks_for_the_last_day_that_is_over_in_utc(zone: str, day: str):
-    from schedules.timetable import daily_reviews_schedule
-
-    five_o_clock = datetime(2026, 3, 2, 5, 0, tzinfo=ZoneInfo(zone))
-    request = daily_reviews_schedule(dg.build_schedule_context(scheduled_execution_time=five_o_clock))
-    assert isinstance(request, dg.RunRequest)
-    assert request.partition_key == day
 
 
 def test_predictions_wait_for_a_champion_and_features_for_nothing_but_news():
