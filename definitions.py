@@ -16,7 +16,7 @@ from assets import catalogue, conversion, freshness, insights, monitoring, revie
 from customer_insights.settings import settings
 from resources.compute_pool import ComputePool
 from resources.snowflake import SnowflakeConnection
-from schedules import jobs, sensors, timetable
+from schedules import alerts, jobs, sensors, timetable
 
 # Steps submit and wait: a step's own process costs more than its work, so processes start from one that has imported
 # the code.
@@ -40,8 +40,9 @@ def definitions(resources: Mapping[str, Any] | None = None) -> dg.Definitions:
             *(asset for asset in loaded if asset not in made),
             *(catalogue.with_code(asset.map_asset_specs(freshness.with_policy)) for asset in made),
         ],
-        jobs=jobs.JOBS,
-        schedules=timetable.SCHEDULES,
+        asset_checks=[freshness.newest_day],
+        jobs=[*jobs.JOBS, *alerts.JOBS],
+        schedules=[*timetable.SCHEDULES, *alerts.SCHEDULES],
         sensors=sensors.SENSORS,
         executor=EXECUTOR,
         resources={"snowflake": snowflake, "compute_pool": ComputePool(snowflake=snowflake), **(resources or {})},

@@ -99,6 +99,12 @@ def _minute(value: time) -> time:
 TimeOfDay = Annotated[time, AfterValidator(_minute)]
 
 
+def _part_of_an_hour(minutes: int) -> int:
+    if minutes not in (5, 10, 15, 20, 30):
+        raise ValueError(f"5, 10, 15, 20 or 30 minutes were expected, found {minutes}")
+    return minutes
+
+
 def _web_address(value: str) -> str:
     """An http(s) address without a slash at its end."""
     address = urlsplit(value)
@@ -157,6 +163,9 @@ class Settings(BaseSettings):
     )
     model_warn_days: int = Field(default=7, ge=1, description="age of the model that is warned of")
     model_fail_days: int = Field(default=8, ge=2, description="age that the model must not have")
+    freshness_minutes: Annotated[int, AfterValidator(_part_of_an_hour)] = Field(
+        default=30, description="minutes between two looks at the day that each table has reached"
+    )
     waiting_hours: float = Field(
         default=2, gt=0, description="how long a file or a review may wait for its turn before it is warned of"
     )

@@ -24,7 +24,7 @@ LONGEST_WAIT_SECONDS = 600
 
 
 def retried(step: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """An asset's function that Dagster calls again after an error that another attempt may mend.
+    """A function of an asset or a check that Dagster calls again after an error that another attempt may mend.
 
     Stands below ``@dg.asset``. The step waits outside of its process and of its pool's slot.
     """
@@ -34,7 +34,7 @@ def retried(step: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         try:
             return step(*args, **kwargs)
         except Exception as error:
-            retry = dg.AssetExecutionContext.get().retry_number
+            retry = dg.OpExecutionContext.get().retry_number
             if retry >= RETRIES or not is_transient(error):
                 raise
             raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=wait_seconds(retry)) from error
