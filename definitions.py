@@ -12,7 +12,7 @@ import dagster as dg
 # Partition-wise data versions and range backfills are marked beta; the warning would stand before every line of output.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
-from assets import catalogue, conversion, freshness, insights, monitoring, reviews
+from assets import automation, catalogue, conversion, freshness, insights, monitoring, reviews
 from customer_insights.settings import settings
 from resources.compute_pool import ComputePool
 from resources.snowflake import SnowflakeConnection
@@ -23,6 +23,11 @@ from schedules import alerts, jobs, sensors, timetable
 EXECUTOR = dg.multiprocess_executor.configured(
     {"max_concurrent": 4, "start_method": {"forkserver": {"preload_modules": ["definitions", "snowflake.snowpark"]}}}
 )
+
+
+def _with_times(spec: dg.AssetSpec) -> dg.AssetSpec:
+    """How fresh the asset must be, and when it is made by itself: each declared in one place for all of them."""
+    return automation.with_condition(freshness.with_policy(spec))
 
 
 def definitions(resources: Mapping[str, Any] | None = None) -> dg.Definitions:
@@ -38,7 +43,7 @@ def definitions(resources: Mapping[str, Any] | None = None) -> dg.Definitions:
     return dg.Definitions(
         assets=[
             *(asset for asset in loaded if asset not in made),
-            *(catalogue.with_code(asset.map_asset_specs(freshness.with_policy)) for asset in made),
+            *(catalogue.with_code(asset.map_asset_specs(_with_times)) for asset in made),
         ],
         asset_checks=[freshness.newest_day],
         jobs=[*jobs.JOBS, *alerts.JOBS],

@@ -31,17 +31,9 @@ SAMPLE_ROWS = 5
 
 DAILY = dg.DailyPartitionsDefinition(start_date=settings().partition_start, end_offset=1)
 FIRST_DAY = DAILY.start.date().isoformat()
-# A range of days is one run and one job.
-ONE_RUN = dg.BackfillPolicy.single_run()
-
-# Runs when something upstream has changed and everything upstream is at rest. eager() itself would wait until every day
-# since the first partition has been materialized, and for an observation of the visits. Downstream of those it is
-# eager() that fits: predictions wait until there is a champion.
-IN_STEP = (
-    dg.AutomationCondition.eager()
-    .without(~dg.AutomationCondition.any_deps_missing())
-    .with_label("in step with what it depends on")
-)
+# A range of days is one run and one job; of a long one each month is, so that one sees how far it is, and what fails is
+# repeated alone.
+ONE_RUN = dg.BackfillPolicy.multi_run(max_partitions_per_run=settings().days_per_run)
 
 
 def table_metadata(table: Table) -> dict[str, Any]:
@@ -121,6 +113,15 @@ def link(session: Session, kind: snowsight.Kind, name: str) -> dict[str, dg.UrlM
     """The object's page in Snowsight, where the server has one."""
     address = snowsight.page(session, kind, f"{settings().qualified_schema}.{name}")
     return {"snowsight": dg.MetadataValue.url(address)} if address else {}
+
+
+def fingerprint(session: Session, table: Table, where: str = "TRUE", binds: Sequence[object] = ()) -> str:
+    """A data version of the rows that ``where`` selects: the same whenever, by whichever run and in whatever order they
+    were written."""
+    said = [column.name for column in table.columns if column.type != "TIMESTAMP_NTZ" and column.name != "RUN_ID"]
+    sql = f"SELECT HASH_AGG({', '.join(said)}) AS F, COUNT(*) AS N FROM {table.name} WHERE {where}"
+    row = query.row(session, sql, binds)
+    return f"{row['F'] or 0}-{row['N']}"
 
 
 def sample(session: Session, table: Table, condition: str, binds: Sequence[object]) -> dg.MarkdownMetadataValue:

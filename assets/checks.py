@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from customer_insights import query
+from customer_insights.pending import Query
 from customer_insights.tables import Table
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ NO_ROW_LOST = "no_row_lost"
 REJECTED_SHARE = "rejected_share"
 VALUES = "values_in_range"
 FEATURES = "features_complete"
+NOT_EMPTY = "not_empty"
+PRESENT_VERSION = "scored_by_the_present_version"
 
 
 def spec(name: str, asset: str, description: str, blocking: bool = True) -> dg.AssetCheckSpec:
@@ -93,6 +96,35 @@ def no_row_lost(session: Session, scored: Table, where: str, binds: Sequence[obj
         passed=not missing and not extra,
         metadata={"reviews without a score": int(missing or 0), "scores without a review": int(extra or 0)},
         description=f"{missing or 0} reviews have no score, {extra or 0} scores have no review",
+    )
+
+
+def present_version_spec(asset: str) -> dg.AssetCheckSpec:
+    """Its result is ``present_version``."""
+    return spec(PRESENT_VERSION, asset, "No score is by another model, revision or set of labels.", blocking=False)
+
+
+def present_version(session: Session, others: Query) -> dg.AssetCheckResult:
+    """Rows of all days that another version has scored: as good as they were, but not to be compared with the newer."""
+    row = query.row(
+        session,
+        "SELECT COUNT(*) AS N, MIN(ARRIVAL_DATE)::STRING AS FIRST_DAY, MAX(ARRIVAL_DATE)::STRING AS LAST_DAY, "
+        f"COUNT(DISTINCT ARRIVAL_DATE) AS DAYS FROM ({others.sql}) AS o",
+        others.binds,
+    )
+    rows = int(row["N"])
+    found = {"first day": row["FIRST_DAY"], "last day": row["LAST_DAY"]} if rows else {}
+    return dg.AssetCheckResult(
+        check_name=PRESENT_VERSION,
+        passed=not rows,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"rows of other versions": rows, "days with such rows": int(row["DAYS"]), **found},
+        description=(
+            f"{rows} reviews from {row['FIRST_DAY']} to {row['LAST_DAY']} were scored by another version: run the job "
+            "`rescoring` for these days"
+            if rows
+            else "all scores are by the present version"
+        ),
     )
 
 

@@ -38,13 +38,11 @@ FIRST_RUN = "dagster/root_run_id"
     tags={"domain": "conversion"},
     code_version="1",
     pool="purchase_features",
-    automation_condition=catalogue.IN_STEP,
     metadata=catalogue.table_metadata(PURCHASE_FEATURES),
     check_specs=[
         checks.keys_spec(PURCHASE_FEATURES),
-        checks.spec(
-            checks.FEATURES, "purchase_features", "There are rows; a warning where not each review with a visit is one."
-        ),
+        checks.spec(checks.NOT_EMPTY, "purchase_features", "There is a row."),
+        checks.spec(checks.FEATURES, "purchase_features", "Each review with a visit is a row.", blocking=False),
         checks.spec(checks.VALUES, "purchase_features", "Every feature is within its range."),
     ],
 )
@@ -60,13 +58,18 @@ def purchase_features(snowflake: SnowflakeConnection) -> dg.MaterializeResult:
         expected = losses["REVIEWS"] - losses["REVIEWS_WITHOUT_VISIT"]
         complete = dg.AssetCheckResult(
             check_name=checks.FEATURES,
-            passed=rows > 0 and rows == expected,
+            passed=rows == expected,
             # Reviews that are being scored meanwhile, and visits without a rating, are for another day: they do not
             # keep the others from being predicted.
-            severity=dg.AssetCheckSeverity.WARN if 0 < rows < expected else dg.AssetCheckSeverity.ERROR,
+            severity=dg.AssetCheckSeverity.WARN,
             metadata={**losses, "rows": rows},
-            description=f"{rows} rows from {expected} reviews with a visit"
-            + ("" if rows else ". Are the UUIDs of TABULAR_DATA those of the reviews?"),
+            description=f"{rows} rows from {expected} reviews with a visit",
+        )
+        not_empty = dg.AssetCheckResult(
+            check_name=checks.NOT_EMPTY,
+            passed=rows > 0,
+            metadata={"rows": rows},
+            description=f"{rows} rows" + ("" if rows else ". Are the UUIDs of TABULAR_DATA those of the reviews?"),
         )
         return JobOutcome.without_job("a join in the warehouse").result(
             {
@@ -76,6 +79,7 @@ def purchase_features(snowflake: SnowflakeConnection) -> dg.MaterializeResult:
             },
             [
                 checks.keys(session, PURCHASE_FEATURES),
+                not_empty,
                 complete,
                 checks.violations(
                     session,
@@ -191,7 +195,6 @@ class ServiceChange(dg.Config):
     tags={"domain": "conversion"},
     code_version="2",
     pool="champion",
-    automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(CHAMPION_HISTORY),
     # No errors: a challenger that is refused leaves a champion that serves on.
     check_specs=[checks.spec(name, "champion", text, blocking=False) for name, text in _COMPARISON.items()],
@@ -301,7 +304,6 @@ def _history(session: "Session") -> dict[str, Any]:
     tags={"domain": "conversion"},
     code_version="1",
     pool="purchase_propensity",
-    automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(PURCHASE_PROPENSITY),
     check_specs=[
         checks.keys_spec(PURCHASE_PROPENSITY),
@@ -360,7 +362,6 @@ def purchase_propensity(context: dg.AssetExecutionContext, snowflake: SnowflakeC
     tags={"domain": "conversion"},
     code_version="1",
     pool="model_explanations",
-    automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(MODEL_EXPLANATIONS),
     check_specs=[checks.keys_spec(MODEL_EXPLANATIONS)],
 )

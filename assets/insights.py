@@ -31,7 +31,6 @@ _AGGREGATION = "an aggregation in the warehouse"
     tags={"domain": "insights"},
     code_version="2",
     pool="product_insights",
-    automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(PRODUCT_INSIGHTS),
     check_specs=[checks.keys_spec(PRODUCT_INSIGHTS)],
 )
@@ -65,7 +64,6 @@ def product_insights(context: dg.AssetExecutionContext, snowflake: SnowflakeConn
     tags={"domain": "insights"},
     code_version="1",
     pool="aspect_insights",
-    automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(ASPECT_INSIGHTS),
     check_specs=[checks.keys_spec(ASPECT_INSIGHTS)],
 )
@@ -107,7 +105,6 @@ def _liked(session: "Session") -> str:
     tags={"domain": "insights"},
     code_version="1",
     pool="purchase_rates",
-    automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(PURCHASE_RATES),
     check_specs=[checks.keys_spec(PURCHASE_RATES)],
 )
@@ -147,7 +144,6 @@ def purchase_rates(context: dg.AssetExecutionContext, snowflake: SnowflakeConnec
     tags={"domain": "insights"},
     code_version="1",
     pool="targeting",
-    automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(TARGETING),
     check_specs=[checks.keys_spec(TARGETING)],
 )
@@ -185,7 +181,6 @@ def targeting(context: dg.AssetExecutionContext, snowflake: SnowflakeConnection)
     tags={"domain": "insights"},
     code_version="1",
     pool="daily_report",
-    automation_condition=dg.AutomationCondition.eager(),
     check_specs=[checks.spec(ON_THE_STAGE, "daily_report", "The page is on the stage, whole.", blocking=False)],
 )
 @retried

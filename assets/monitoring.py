@@ -59,7 +59,6 @@ _CHECKS: dict[str, tuple[tuple["Kind", ...], str, str]] = {
     tags={"domain": "monitoring"},
     code_version="1",
     pool="drift_report",
-    automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(DRIFT_REPORT),
     check_specs=[
         checks.keys_spec(DRIFT_REPORT),

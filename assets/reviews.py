@@ -52,7 +52,6 @@ def staged_reviews(snowflake: SnowflakeConnection) -> dg.DataVersionsByPartition
 
 @dg.observable_source_asset(
     group_name=SOURCES,
-    automation_condition=dg.AutomationCondition.on_cron("0 * * * *"),
     metadata=catalogue.table_metadata(TABULAR_DATA),
     description=(
         "Visits to product pages: what was shown, how long it took to load, and whether it sold. The shop writes it; "
@@ -77,7 +76,6 @@ def tabular_data(snowflake: SnowflakeConnection) -> dg.DataVersion:
     tags={"domain": "reviews"},
     code_version="1",
     pool=catalogue.COMPUTE_POOL,
-    automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(RAW_REVIEWS),
     check_specs=[
         checks.keys_spec(RAW_REVIEWS),
@@ -119,6 +117,7 @@ def raw_reviews(
                 checks.keys(session, RAW_REVIEWS),
                 checks.rejected_share(accepted, rejected, settings().reject_share_limit),
             ],
+            data_version=catalogue.fingerprint(session, RAW_REVIEWS, IN_WINDOW, (start, end)),
         )
 
 
@@ -132,12 +131,12 @@ def raw_reviews(
     tags={"domain": "reviews"},
     code_version="1",
     pool=catalogue.COMPUTE_POOL,
-    automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(REVIEW_SENTIMENT),
     check_specs=[
         checks.keys_spec(REVIEW_SENTIMENT),
         checks.spec(checks.NO_ROW_LOST, "review_sentiment", "Every review has a row, every row a review."),
         checks.spec(checks.VALUES, "review_sentiment", "Sentiment is from -1 to 1 and its label is a known one."),
+        checks.present_version_spec("review_sentiment"),
     ],
 )
 @retried
@@ -194,7 +193,9 @@ def review_sentiment(
                     IN_WINDOW,
                     (start, end),
                 ),
+                checks.present_version(session, sentiment.of_other_versions(settings(), model, revision)),
             ],
+            data_version=catalogue.fingerprint(session, REVIEW_SENTIMENT, IN_WINDOW, (start, end)),
         )
 
 
@@ -234,12 +235,12 @@ def _sentiment_pictures(session: "Session", days: tuple[str, str]) -> dict[str, 
     tags={"domain": "reviews"},
     code_version="1",
     pool=catalogue.COMPUTE_POOL,
-    automation_condition=dg.AutomationCondition.eager(),
     metadata=catalogue.table_metadata(REVIEW_QUALITY),
     check_specs=[
         checks.keys_spec(REVIEW_QUALITY),
         checks.spec(checks.NO_ROW_LOST, "review_quality", "Every review has a row, and no row is without a review."),
         checks.spec(checks.VALUES, "review_quality", "The label is one of the settings', numbers are from 0 to 1."),
+        checks.present_version_spec("review_quality"),
     ],
 )
 @retried
@@ -287,7 +288,9 @@ def review_quality(
                     IN_WINDOW,
                     (start, end),
                 ),
+                checks.present_version(session, quality.of_other_versions(settings(), model, revision)),
             ],
+            data_version=catalogue.fingerprint(session, REVIEW_QUALITY, IN_WINDOW, (start, end)),
         )
 
 
@@ -312,7 +315,6 @@ def _quality_pictures(session: "Session", days: tuple[str, str]) -> dict[str, dg
     tags={"domain": "reviews"},
     code_version="1",
     pool="reviews",
-    automation_condition=catalogue.IN_STEP,
     metadata=catalogue.table_metadata(REVIEWS),
     check_specs=[checks.spec(checks.KEYS, "reviews", "UUID is unique and no required column is NULL.")],
 )
@@ -323,5 +325,7 @@ def reviews(snowflake: SnowflakeConnection) -> dg.MaterializeResult:
     with snowflake.session() as session:
         session.sql(deployment.reviews_view()).collect()
         return JobOutcome.without_job("a view needs no job").result(
-            catalogue.materialized(session, REVIEWS), [checks.keys(session, REVIEWS)]
+            catalogue.materialized(session, REVIEWS),
+            [checks.keys(session, REVIEWS)],
+            data_version=catalogue.fingerprint(session, REVIEWS),
         )

@@ -6,6 +6,7 @@ model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,17 @@ def pending(
             *(window.start, window.end, *(condition.binds if condition else ())),
         ),
     )
+
+
+def scored_by_others(table: Table, versions: Sequence[tuple[Query, str, str]]) -> Query:
+    """Days of the rows of ``table`` that were scored by none of ``versions``.
+
+    Args:
+        versions: which rows it is to score (a condition on the table), its model and its revision.
+    """
+    present = " OR ".join(f"({condition.sql} AND MODEL = ? AND REVISION = ?)" for condition, _, _ in versions)
+    binds = [value for condition, *version in versions for value in (*condition.binds, *version)]
+    return Query(f"SELECT ARRIVAL_DATE FROM {table.name} WHERE NOT ({present})", tuple(binds))
 
 
 def count(session: Session, query: Query) -> int:

@@ -12,7 +12,7 @@ import json
 from typing import TYPE_CHECKING
 
 from customer_insights import query
-from customer_insights.pending import Query, Window, pending
+from customer_insights.pending import Query, Window, pending, scored_by_others
 from customer_insights.settings import Settings
 from customer_insights.tables import RAW_REVIEWS, REVIEW_QUALITY
 
@@ -35,6 +35,12 @@ def revision(settings: Settings, model_revision: str) -> str:
 def quality_pending(settings: Settings, window: Window, model: str, model_revision: str) -> Query:
     """Reviews that this revision of the model has not labelled with these labels."""
     return pending(REVIEW_QUALITY, window, model, revision(settings, model_revision))
+
+
+def of_other_versions(settings: Settings, model: str, model_revision: str) -> Query:
+    """Days of the rows that another revision, or other labels, gave."""
+    version = (Query("TRUE", ()), model, revision(settings, model_revision))
+    return scored_by_others(REVIEW_QUALITY, [version])
 
 
 def labels_by_language(session: Session, days: tuple[str, str]) -> dict[str, dict[str, int]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from customer_insights import publish, query
-from customer_insights.pending import Query, Window, pending
+from customer_insights.pending import Query, Window, pending, scored_by_others
 from customer_insights.settings import Settings
 from customer_insights.tables import REVIEW_SENTIMENT
 
@@ -90,11 +90,22 @@ def model_pending(settings: Settings, window: Window, model: str, revision: str)
     return pending(REVIEW_SENTIMENT, window, model, revision, _of_cortex(settings, False))
 
 
-def _of_cortex(settings: Settings, wanted: bool) -> Query:
+def of_other_versions(settings: Settings, model: str, revision: str) -> Query:
+    """Days of the rows that neither Cortex, in its languages, nor this revision of the model, in the others, scored."""
+    return scored_by_others(
+        REVIEW_SENTIMENT,
+        [
+            (_of_cortex(settings, True, "LANGUAGE"), CORTEX_MODEL, cortex_revision(settings)),
+            (_of_cortex(settings, False, "LANGUAGE"), model, revision),
+        ],
+    )
+
+
+def _of_cortex(settings: Settings, wanted: bool, language: str = "r.LANGUAGE") -> Query:
     languages = settings.sentiment_cortex_languages
     if not languages:
         return Query(str(not wanted).upper(), ())
-    return Query(f"r.LANGUAGE {'' if wanted else 'NOT '}IN ({', '.join('?' for _ in languages)})", languages)
+    return Query(f"{language} {'' if wanted else 'NOT '}IN ({', '.join('?' for _ in languages)})", languages)
 
 
 def score_with_cortex(session: Session, settings: Settings, window: Window, run_id: str) -> CortexReport:

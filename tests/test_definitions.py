@@ -154,24 +154,6 @@ def test_one_switch_loads_every_schedule_and_sensor_running():
     assert done.stdout.strip() == "{'RUNNING'}"
 
 
-def test_automation_looks_at_the_visits_every_hour():
-    from datetime import datetime
-
-    def asked(hour: int, minute: int, cursor=None):
-        return dg.evaluate_automation_conditions(
-            defs=definitions.defs,
-            instance=instance,
-            asset_selection=dg.AssetSelection.assets("tabular_data"),
-            evaluation_time=datetime(2026, 3, 2, hour, minute),
-            cursor=cursor,
-        )
-
-    with dg.DagsterInstance.ephemeral() as instance:
-        before = asked(10, 58)
-        assert before.total_requested == 0
-        assert asked(11, 1, before.cursor).total_requested == 1
-
-
 @pytest.mark.parametrize("module", HEAVY)
 def test_loading_the_code_location_imports_nothing_heavy(module: str, loaded_modules: set[str]):
     assert module not in loaded_modules
