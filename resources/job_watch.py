@@ -50,7 +50,7 @@ class Polling:
 
     first: float = 0.3
     longest: float = 5.0
-    factor: float = 1.25
+    factor: float = 1.1
 
     def intervals(self) -> Iterator[float]:
         interval = self.first
