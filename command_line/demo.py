@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from command_line import local
+from command_line.terminal import plain, progress, summary
 from customer_insights.settings import settings
 from resources.compute_pool import set_slots
 from resources.snowflake import SnowflakeConnection
@@ -48,6 +49,7 @@ class Progress:
     order: list[str] = field(default_factory=list)
     started: dict[str, float] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    planned: int = 0
 
 
 def run_demo(console: Console, real_reviews: int) -> None:
@@ -65,13 +67,13 @@ def run_demo(console: Console, real_reviews: int) -> None:
         console.print(_load(session, real_reviews))
         start, end = _window(session)
     console.print(f"materializing every asset for arrivals from {start} to {end} ...")
-    progress = _run(console, start, end)
+    told = _run(console, start, end)
     seconds = time.monotonic() - begun
-    if progress.status != "SUCCESS":
-        raise RuntimeError(f"run {progress.run_id} ended as {progress.status}:\n" + "\n".join(progress.failures))
+    if told.status != "SUCCESS":
+        raise RuntimeError(f"run {told.run_id} ended as {told.status}:\n" + "\n".join(told.failures))
     with connection.session() as session:
         session.use_schema(settings().qualified_schema)
-        _show(console, session, progress, seconds)
+        _show(console, session, told, seconds)
 
 
 def _deploy(session: Session) -> None:
@@ -134,7 +136,7 @@ def _run(console: Console, start: str, end: str) -> Progress:
             stderr=subprocess.STDOUT,
         )
         try:
-            progress = _follow(console, instance, process, mark)
+            told = _follow(console, instance, process, mark)
         except BaseException:
             # A cancelled run takes its job along; one that is only stopped leaves it running.
             for run in instance.get_runs(filters=dg.RunsFilter(tags={TAG: mark})):
@@ -143,69 +145,76 @@ def _run(console: Console, start: str, end: str) -> Progress:
             process.terminate()
             process.wait(timeout=60)
             raise
-    if not progress.run_id:
+    if not told.run_id:
         raise RuntimeError(f"Dagster started no run; the end of {log}:\n{log.read_text()[-3000:]}")
-    return progress
+    return told
 
 
 def _follow(console: Console, instance: dg.DagsterInstance, process: subprocess.Popen, mark: str) -> Progress:
     import dagster as dg
 
-    progress, cursor = Progress(), None
-    while True:
-        ended = process.poll() is not None
-        if not progress.run_id:
-            runs = instance.get_runs(filters=dg.RunsFilter(tags={TAG: mark}), limit=1)
-            progress.run_id = runs[0].run_id if runs else ""
-        if progress.run_id:
-            connection = instance.get_records_for_run(progress.run_id, cursor=cursor)
-            cursor = connection.cursor
-            for record in connection.records:
-                _note(console, progress, record.event_log_entry)
-        if ended:
-            run = instance.get_run_by_id(progress.run_id) if progress.run_id else None
-            progress.status = run.status.value if run else "NOT STARTED"
-            return progress
-        time.sleep(POLL_SECONDS)
+    told, cursor = Progress(), None
+    with progress() as bar:
+        task = bar.add_task("assets", total=None)
+        while True:
+            ended = process.poll() is not None
+            if not told.run_id:
+                runs = instance.get_runs(filters=dg.RunsFilter(tags={TAG: mark}), limit=1)
+                told.run_id = runs[0].run_id if runs else ""
+            if told.run_id:
+                connection = instance.get_records_for_run(told.run_id, cursor=cursor)
+                cursor = connection.cursor
+                for record in connection.records:
+                    _note(console, told, record.event_log_entry)
+                bar.update(task, total=told.planned or None, completed=len(told.seconds))
+            if ended:
+                run = instance.get_run_by_id(told.run_id) if told.run_id else None
+                told.status = run.status.value if run else "NOT STARTED"
+                return told
+            time.sleep(POLL_SECONDS)
 
 
-def _note(console: Console, progress: Progress, entry: dg.EventLogEntry) -> None:
+def _note(console: Console, told: Progress, entry: dg.EventLogEntry) -> None:
     """Take one event of the run into ``progress`` and print a line where it tells something."""
     import dagster as dg
 
     event = entry.dagster_event
     step = entry.step_key
-    if event is None or step is None:
+    if event is None:
+        return
+    if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED:
+        told.planned += 1
+    if step is None:
         return
     if event.event_type == dg.DagsterEventType.STEP_START:
-        progress.started[step] = entry.timestamp
+        told.started[step] = entry.timestamp
     elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
-        _note_materialization(progress, step, event)
+        _note_materialization(told, step, event)
     elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
         evaluation = event.asset_check_evaluation_data
         outcome = "passed" if evaluation.passed else "warned" if evaluation.severity.value == "WARN" else "failed"
-        progress.checks.setdefault(step, Counter())[outcome] += 1
+        told.checks.setdefault(step, Counter())[outcome] += 1
         if not evaluation.passed:
-            progress.failures.append(f"check {evaluation.check_name} of {step}: {evaluation.description}")
+            told.failures.append(f"check {evaluation.check_name} of {step}: {evaluation.description}")
     elif event.event_type == dg.DagsterEventType.STEP_SUCCESS:
-        progress.seconds[step] = entry.timestamp - progress.started.get(step, entry.timestamp)
-        rows = f"{progress.rows[step]:>7,} rows" if step in progress.rows else " " * 12
-        console.print(f"  [green]✓[/] {step:<20} {rows} {progress.seconds[step]:6.1f} s")
+        told.seconds[step] = entry.timestamp - told.started.get(step, entry.timestamp)
+        rows = f"{told.rows[step]:>7,} rows" if step in told.rows else " " * 12
+        console.print(f"  [green]✓[/] {step:<20} {rows} {told.seconds[step]:6.1f} s")
     elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
         error = event.step_failure_data.error
         text = (error.cause.message if error and error.cause else error.message if error else "failed").strip()
-        progress.failures.append(f"{step}: {text}")
+        told.failures.append(f"{step}: {text}")
         console.print(f"  [red]✗[/] {step}")
 
 
-def _note_materialization(progress: Progress, step: str, event: dg.DagsterEvent) -> None:
-    if step not in progress.order:
-        progress.order.append(step)
+def _note_materialization(told: Progress, step: str, event: dg.DagsterEvent) -> None:
+    if step not in told.order:
+        told.order.append(step)
     metadata = {name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()}
-    progress.metadata[step] = metadata
+    told.metadata[step] = metadata
     if "dagster/row_count" in metadata:
-        progress.rows[step] = int(str(metadata["dagster/row_count"]))
-    progress.jobs[step] = str(metadata.get("snowflake/job_id") or metadata.get("job") or "none").rsplit(".", 1)[-1]
+        told.rows[step] = int(str(metadata["dagster/row_count"]))
+    told.jobs[step] = str(metadata.get("snowflake/job_id") or metadata.get("job") or "none").rsplit(".", 1)[-1]
 
 
 def _job(name: str) -> str:
@@ -213,34 +222,31 @@ def _job(name: str) -> str:
     return "none" if name.startswith("none") else f"…{name[-15:]}"
 
 
-def _show(console: Console, session: Session, progress: Progress, seconds: float) -> None:
-    from command_line.main import plain, summary
-
+def _show(console: Console, session: Session, told: Progress, seconds: float) -> None:
     rows = [
         [
             step,
-            f"{progress.rows[step]:,}" if step in progress.rows else "",
-            f"{progress.seconds.get(step, 0):.1f}",
-            _job(progress.jobs[step]),
-            ", ".join(f"{count} {outcome}" for outcome, count in progress.checks.get(step, Counter()).items())
-            or "none",
+            f"{told.rows[step]:,}" if step in told.rows else "",
+            f"{told.seconds.get(step, 0):.1f}",
+            _job(told.jobs[step]),
+            ", ".join(f"{count} {outcome}" for outcome, count in told.checks.get(step, Counter()).items()) or "none",
         ]
-        for step in progress.order
+        for step in told.order
     ]
     console.print()
     console.print(summary("What was materialized", ["asset", "rows", "seconds", "job", "checks"], rows))
-    for failure in progress.failures:
+    for failure in told.failures:
         console.print(plain(failure), style="yellow", highlight=False)
-    _show_model(console, progress)
+    _show_model(console, told)
     _show_predictions(console, session)
-    raw = progress.metadata.get("raw_reviews", {})
-    scored = sum(int(progress.metadata.get(step, {}).get(name, 0)) for step, name in _SCORED)
-    submitted = [step for step, job in progress.jobs.items() if not job.startswith("none")]
+    raw = told.metadata.get("raw_reviews", {})
+    scored = sum(int(told.metadata.get(step, {}).get(name, 0)) for step, name in _SCORED)
+    submitted = [step for step, job in told.jobs.items() if not job.startswith("none")]
     read = int(raw.get("files read", 0))
     console.print(
         f"\n{read} new files read, {scored} scores computed, {len(submitted)} jobs submitted"
         f"{': nothing was new' if not read and not submitted else ''}. "
-        f"Run {progress.run_id[:8]} took {seconds:.0f} s in all."
+        f"Run {told.run_id[:8]} took {seconds:.0f} s in all."
     )
     console.print(
         "next: [bold]make ui[/] opens Dagster on these data; [bold]customer-insights load PATH[/] adds your own reviews"
@@ -264,13 +270,12 @@ _METRICS = {
 }
 
 
-def _show_model(console: Console, progress: Progress) -> None:
-    from command_line.main import summary
+def _show_model(console: Console, told: Progress) -> None:
     from customer_insights import sample_data
     from customer_insights.synthetic_purchases import best_achievable_auc
 
-    metrics = progress.metadata.get("conversion_model", {})
-    champion = progress.metadata.get("champion", {})
+    metrics = told.metadata.get("conversion_model", {})
+    champion = told.metadata.get("champion", {})
     if "challenger_roc_auc" not in metrics:
         return
     names = (
@@ -298,7 +303,6 @@ def _show_model(console: Console, progress: Progress) -> None:
 
 
 def _show_predictions(console: Console, session: Session) -> None:
-    from command_line.main import summary
 
     found = session.sql(
         "SELECT f.PRODUCT_TYPE, f.PRODUCT_LAYOUT, f.PAGE_LOAD_TIME, f.REVIEW_SENTIMENT, r.LANGUAGE, r.REVIEW_TEXT, "

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from command_line.terminal import plain, progress
 from customer_insights import stage_files, visits
 from customer_insights.errors import PermanentError
 from customer_insights.identifiers import stage_location
@@ -19,14 +21,21 @@ if TYPE_CHECKING:
     from snowflake.snowpark import Session
 
 
-def load_paths(console: Console, paths: list[Path]) -> None:
+@dataclass(frozen=True)
+class Loaded:
+    """What came of the paths: files by name, and the visits of each table."""
+
+    reviews: list[str]
+    visits: dict[str, dict[str, int]]
+    left_out: list[str]
+
+
+def load_paths(console: Console, paths: list[Path]) -> Loaded:
     """Upload what the paths hold and say what to click next.
 
     Raises:
         PermanentError: a path does not exist, or nothing in it is a review file or a table of visits.
     """
-    from command_line.main import plain
-
     files = _files(paths)
     tables = [file for file in files if visits.is_visits_file(file)]
     from customer_insights import reviews
@@ -41,29 +50,32 @@ def load_paths(console: Console, paths: list[Path]) -> None:
     frames = {file: visits.read_visits(file) for file in tables}
     with SnowflakeConnection(connection_name=settings().connection).session() as session:
         session.use_schema(settings().qualified_schema)
-        uploaded = upload(session, texts)
+        upload(session, texts)
+        loaded = Loaded([stage_name(file.name) for file in texts], {}, [str(file) for file in ignored])
         for file, frame in frames.items():
             published = visits.load_visits(session, frame)
+            loaded.visits[str(file)] = {"added": published.inserted, "replaced": published.updated}
             console.print(
                 plain(f"{file.name}: {published.inserted} visits added, {published.updated} replaced in TABULAR_DATA")
             )
     if texts:
-        console.print(f"{uploaded} review files are on @{settings().review_stage}")
+        console.print(f"{len(texts)} review files are on @{settings().review_stage}")
     for file in ignored:
         console.print("[yellow]left out[/]", plain(f"{file}: neither reviews nor visits"))
     console.print(
         "next: `make ui`, open Lineage, select [bold]raw_reviews[/] and what is downstream of it, "
         "press [bold]Materialize[/] and choose today's partition"
     )
+    return loaded
 
 
-def upload(session: Session, files: list[Path]) -> int:
+def upload(session: Session, files: list[Path]) -> None:
     """Put files on the review stage; one that is there under the same name is replaced."""
-    for file in files:
-        location = stage_location(settings().review_stage, stage_name(file.name))
-        with file.open("rb") as content:
-            stage_files.write_bytes(session, content, location)
-    return len(files)
+    with progress() as bar:
+        for file in bar.track(files, description="review files"):
+            location = stage_location(settings().review_stage, stage_name(file.name))
+            with file.open("rb") as content:
+                stage_files.write_bytes(session, content, location)
 
 
 def stage_name(name: str) -> str:

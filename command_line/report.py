@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from command_line.terminal import plain
 from customer_insights import daily_report
 from customer_insights.errors import PermanentError
 from customer_insights.settings import settings
@@ -21,8 +22,6 @@ def fetch_report(console: Console, day: str | None, output: Path | None) -> Path
     Raises:
         PermanentError: ``day`` is no date, there is no such report, or the file cannot be written.
     """
-    from command_line.main import plain
-
     wanted = _date(day) if day else None
     with SnowflakeConnection(connection_name=settings().connection).session() as session:
         found, location = daily_report.find(session, settings(), wanted)

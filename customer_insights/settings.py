@@ -135,6 +135,11 @@ class Settings(BaseSettings):
     work_stage: Identifier = Field(default="WORK_STAGE", description="where jobs exchange Parquet and messages, by run")
     report_stage: Identifier = Field(default="REPORTS", description="where the daily report is put, a file a day")
     model_name: Identifier = "CONVERSION_MODEL"
+    # who uses them: what `customer-insights deploy --role-script` makes
+    pipeline_role: Identifier = Field(default="HOL_ROLE", description="the role that jobs run with")
+    reader_role: Identifier = Field(default="HOL_READER", description="the role of dashboards")
+    operator_role: Identifier = Field(default="HOL_OPERATOR", description="the role of who is on call")
+    service_user: Identifier = Field(default="CUSTOMER_INSIGHTS", description="the user that the pipeline logs in as")
 
     # how the jobs run
     external_access_integrations: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(

@@ -14,9 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from embedded_snowflake import names
+from embedded_snowflake import names, sessions
 from embedded_snowflake.catalog import declare
-from embedded_snowflake.errors import ProgrammingError, already_exists, does_not_exist, invalid
+from embedded_snowflake.errors import (
+    ProgrammingError,
+    already_exists,
+    does_not_exist,
+    insufficient_privileges,
+    invalid,
+)
 from embedded_snowflake.names import NAME, SHOW_TAIL, Shown
 from embedded_snowflake.ray_nodes import Shape
 from embedded_snowflake.sessions import OWNER
@@ -33,6 +39,7 @@ declare(
         created_on TIMESTAMP, resumed_on TIMESTAMP, updated_on TIMESTAMP)"""
 )
 
+KIND = "COMPUTE POOL"
 GIB = 2**30
 MIB = 2**20
 # vCPUs and GiB that a container can use, https://docs.snowflake.com/en/sql-reference/sql/create-compute-pool; where the
@@ -121,6 +128,21 @@ def find(server: EmbeddedSnowflake, name: str) -> Pool:
     if not known:
         raise does_not_exist("Compute pool", name)
     return Pool(**known[0])
+
+
+def usable(request: Statement, name: str) -> Pool:
+    """The pool of this name, for a job of this session. Raises 2003 where its role sees none, 3001 without USAGE."""
+    pool = visible(request, name)
+    if not sessions.may(request.connection, request.server, KIND, name, "USAGE"):
+        raise insufficient_privileges(f"expected USAGE on compute pool '{name}'")
+    return pool
+
+
+def visible(request: Statement, name: str) -> Pool:
+    """The pool of this name, for a session whose role has any privilege on it. Raises 2003."""
+    if not sessions.may(request.connection, request.server, KIND, name):
+        raise does_not_exist("Compute pool", name)
+    return find(request.server, name)
 
 
 def every(server: EmbeddedSnowflake) -> list[Pool]:
@@ -237,14 +259,18 @@ def drop_compute_pool(request: Statement) -> Answer:
 def show_compute_pools(request: Statement) -> Answer:
     """SHOW COMPUTE POOLS [LIKE pattern] [STARTS WITH prefix] [LIMIT n]"""
     shown = Shown.of(request.match, request.connection, request.binds)
-    found = [_shown(request.server, pool) for pool in every(request.server) if shown.has(pool.name)]
+    found = [
+        _shown(request.server, pool)
+        for pool in every(request.server)
+        if shown.has(pool.name) and sessions.may(request.connection, request.server, KIND, pool.name)
+    ]
     return rows(_COLUMNS, found[: shown.limit])
 
 
 @statement(rf"DESC(?:RIBE)? COMPUTE POOL (?P<name>{NAME})")
 def describe_compute_pool(request: Statement) -> Answer:
     """DESCRIBE COMPUTE POOL name"""
-    return rows(_COLUMNS, [_shown(request.server, find(request.server, _single(request)))])
+    return rows(_COLUMNS, [_shown(request.server, visible(request, _single(request)))])
 
 
 # fmt: off

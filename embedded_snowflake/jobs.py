@@ -72,7 +72,7 @@ def start_scheduler(server: EmbeddedSnowflake) -> None:
 def get_ml_job_runtime(request: Statement) -> Answer:
     """CALL SYSTEM$GET_ML_JOB_RUNTIME(pool, runtime): there is one runtime, this Python"""
     pool, wanted, *_ = [*arguments(request), ""]
-    compute_pools.find(request.server, _pool_name(str(pool)))
+    compute_pools.usable(request, _pool_name(str(pool)))
     try:
         asked = json.loads(str(wanted)).get("pythonVersion") if wanted else None
     except (ValueError, AttributeError):
@@ -94,7 +94,7 @@ def execute_ml_job(request: Statement) -> Answer:
         raise invalid(f"SYSTEM$EXECUTE_ML_JOB: expected 4 arguments (name, pool, spec, options), found {len(given)}")
     spec, options = _object("spec", str(given[2]), _SPEC_KEYS), _object("options", str(given[3]), _OPTION_KEYS)
     _refuse_what_is_not_served(spec)
-    pool = compute_pools.find(server, _pool_name(str(given[1])))
+    pool = compute_pools.usable(request, _pool_name(str(given[1])))
     target, least = _instances(options, pool)
     payload = stages.resolve(server, request.connection, str(spec["STAGE_PATH"]))
     with server.lock:

@@ -1,8 +1,9 @@
 """Sessions and what they use: warehouse, role, parameters, query ids, open transactions; warehouses, roles and grants.
 
-Everybody who may log in owns everything, so a warehouse is a row that is started and suspended and does no work, and a
-role or a GRANT is recorded and shown and restrains nobody. Compute pools, which do work, are in ``compute_pools``; who
-may log in is in ``users`` and ``logins``.
+A warehouse is a row that is started and suspended and does no work. A role or a GRANT is recorded and shown, and
+restrains nobody but on compute pools: there a role that was made by CREATE ROLE needs its grant (``may``).
+Everything is owned by SYSADMIN. Compute pools, which do work, are in ``compute_pools``; who may log in is in ``users``
+and ``logins``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from embedded_snowflake import names
@@ -171,7 +173,7 @@ def use_warehouse(request: Statement) -> Answer:
 
 @statement(rf"USE ROLE (?P<name>{NAME})")
 def use_role(request: Statement) -> Answer:
-    """USE ROLE name: the role is the session's current one; it restrains nothing"""
+    """USE ROLE name: the role is the session's current one; it restrains who uses a compute pool"""
     name = _single(request)
     if name not in _roles(request.server):
         raise _no_object(name)
@@ -413,7 +415,7 @@ _GRANT = (
 
 @statement("GRANT " + _GRANT.format(NAME, "TO"))
 def grant(request: Statement) -> Answer:
-    """GRANT privileges ON object TO ROLE name: recorded and shown; every user may do everything anyway"""
+    """GRANT privileges ON object TO ROLE name: recorded and shown; needed for compute pools only"""
     require_no_job(request.connection, "grant privileges")
     request.server.catalog.execute("INSERT OR REPLACE INTO grants VALUES (now(), ?, ?, ?, ?, ?)", _granted(request))
     return status("Statement executed successfully.")
@@ -445,20 +447,89 @@ def _granted(request: Statement) -> list[str]:
 
 @statement(r"SHOW GRANTS(?P<scope>.*)")
 def show_grants(request: Statement) -> Answer:
-    """SHOW GRANTS [ON kind name | TO ROLE name | OF ROLE name]: what was recorded"""
+    """SHOW GRANTS [ON kind name | TO ROLE name | OF ROLE name]: what was recorded, and what SYSADMIN owns"""
     scope = re.sub(r"\s+", " ", request.group("scope") or "").strip().upper()
-    known = request.server.catalog.query("SELECT * FROM grants ORDER BY created_on")
+    known = grants(request.server)
     kind, _, rest = scope.partition(" ")
     name = rest.rpartition(" ")[2]
     if kind == "TO":
-        known = [row for row in known if row["grantee_name"] == name]
+        known = [grant for grant in known if grant.grantee_name == name]
     elif kind == "ON":
-        known = [row for row in known if row["name"] == name]
+        known = [grant for grant in known if grant.name == name]
     elif kind == "OF":
-        known = [row for row in known if row["privilege"] == f"ROLE {name}"]
+        known = [grant for grant in known if grant.granted_on == "ROLE" and grant.name == name]
     columns = ["created_on", "privilege", "granted_on", "name", "granted_to", "grantee_name"]
-    answer = [(*(row[column] for column in columns), "false", OWNER) for row in known]
+    answer = [(*(getattr(grant, column) for column in columns), "false", OWNER) for grant in known]
     return rows([*columns, "grant_option", "granted_by"], answer)
+
+
+@dataclass(frozen=True)
+class Granted:
+    """One privilege of one role, as SHOW GRANTS has it."""
+
+    created_on: datetime | None
+    privilege: str
+    granted_on: str
+    name: str
+    granted_to: str
+    grantee_name: str
+
+
+def grants(server: EmbeddedSnowflake) -> list[Granted]:
+    """Every privilege that was granted, and OWNERSHIP of what is there, which is SYSADMIN's."""
+    found = []
+    for row in server.catalog.query("SELECT * FROM grants ORDER BY created_on"):
+        to = (row["granted_to"], row["grantee_name"])
+        for privilege in re.split(r"\s*,\s*", row["privilege"]):
+            kind, _, name = privilege.rpartition(" ")
+            # GRANT ROLE a TO ROLE b gives b the use of a.
+            on = (row["granted_on"], row["name"]) if row["granted_on"] else (kind, name)
+            found.append(Granted(row["created_on"], privilege if row["granted_on"] else "USAGE", *on, *to))
+    return [*found, *(Granted(made, "OWNERSHIP", kind, name, "ROLE", OWNER) for made, kind, name in _owned(server))]
+
+
+def _owned(server: EmbeddedSnowflake) -> list[tuple[datetime | None, str, str]]:
+    catalog = server.catalog
+    owned = [
+        (row["created_on"], kind, row["name"])
+        for kind, table in (("WAREHOUSE", "warehouses"), ("COMPUTE POOL", "compute_pools"))
+        for row in catalog.query(f"SELECT created_on, name FROM {table} ORDER BY name")
+    ]
+    with server.lock, server.fakesnow.duck_conn.cursor() as cursor:
+        schemas = cursor.execute(
+            "SELECT DISTINCT database_name, schema_name FROM duckdb_schemas() "
+            "WHERE database_name NOT IN ('memory', 'system', 'temp', '_fs_global') "
+            "AND schema_name = upper(schema_name) AND schema_name <> 'INFORMATION_SCHEMA' ORDER BY ALL"
+        ).fetchall()
+    databases = dict.fromkeys(database for database, _ in schemas)
+    owned += [(None, "DATABASE", database) for database in databases]
+    owned += [(None, "SCHEMA", f"{database}.{schema}") for database, schema in schemas]
+    stages = catalog.query("SELECT * FROM stages WHERE session = '' ORDER BY ALL")
+    owned += [
+        (row["created_on"], "STAGE", f"{row['database_name']}.{row['schema_name']}.{row['name']}") for row in stages
+    ]
+    return owned
+
+
+def may(connection: FakeSnowflakeConnection, server: EmbeddedSnowflake, kind: str, name: str, *privileges: str) -> bool:
+    """Whether the session's role has one of these privileges, or any when none is named: by a grant to it, to PUBLIC or
+    to a role that was granted to it. The roles that are there from the start have all."""
+    role = of(connection).role
+    if role in SYSTEM_ROLES:
+        return True
+    known, roles, added = grants(server), {role, "PUBLIC"}, True
+    while added:
+        inherited = {row.name for row in known if row.granted_on == "ROLE" and row.grantee_name in roles}
+        added = not inherited <= roles
+        roles |= inherited
+    wanted = {*privileges, "OWNERSHIP", "ALL", "ALL PRIVILEGES"}
+    return any(
+        row.granted_on == kind
+        and row.name == name
+        and row.grantee_name in roles
+        and (not privileges or row.privilege in wanted)
+        for row in known
+    )
 
 
 def _roles(server: EmbeddedSnowflake) -> dict[str, str]:

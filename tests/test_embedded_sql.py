@@ -94,10 +94,11 @@ def test_a_grant_is_recorded_and_shown(sql):
     sql("GRANT CREATE SERVICE, SELECT ON ALL TABLES IN SCHEMA HOL_DB.HOL_SCHEMA TO ROLE READER")
     assert [row[1:4] for row in sql("SHOW GRANTS TO ROLE READER")] == [
         ("USAGE", "SCHEMA", "HOL_DB.HOL_SCHEMA"),
-        ("CREATE SERVICE, SELECT", "ALL TABLES IN SCHEMA", "HOL_DB.HOL_SCHEMA"),
+        ("CREATE SERVICE", "ALL TABLES IN SCHEMA", "HOL_DB.HOL_SCHEMA"),
+        ("SELECT", "ALL TABLES IN SCHEMA", "HOL_DB.HOL_SCHEMA"),
     ]
     sql("REVOKE USAGE ON SCHEMA HOL_DB.HOL_SCHEMA FROM ROLE READER")
-    assert len(sql("SHOW GRANTS TO ROLE READER")) == 1
+    assert len(sql("SHOW GRANTS TO ROLE READER")) == 2
     with pytest.raises(ProgrammingError):
         sql("USE ROLE NO_SUCH_ROLE")
 

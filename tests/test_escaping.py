@@ -70,7 +70,7 @@ def test_an_error_that_quotes_a_review_is_printed_as_it_is(monkeypatch: pytest.M
     from command_line import main
 
     output = io.StringIO()
-    monkeypatch.setattr(main, "console", Console(file=output, force_terminal=True, width=200))
+    monkeypatch.setattr(main, "errors", Console(file=output, force_terminal=True, width=200))
     monkeypatch.setattr(main, "app", lambda: (_ for _ in ()).throw(RuntimeError(f"[/red] [bold]x {ESCAPES}")))
     with pytest.raises(SystemExit):
         main.main()

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import pytest
 import snowflake.connector
 import sqlglot
-from conftest import ROOT, Embedded
+from conftest import Embedded
 from sqlglot.tokens import TokenType
 
 from customer_insights import deployment
-from customer_insights.settings import settings
+from customer_insights.errors import PermanentError
+from customer_insights.settings import Settings, settings
 from embedded_snowflake import sessions, statements
 
-FILE = ROOT / "deploy/snowflake/roles.sql"
+SCRIPT = deployment.roles_script(settings())
 PIPELINE, READER, OPERATOR = "HOL_ROLE", "HOL_READER", "HOL_OPERATOR"
 ADMINISTRATORS = {"ACCOUNTADMIN", "ORGADMIN", "SECURITYADMIN", "SYSADMIN", "USERADMIN"}
 # What each of the project's roles may be granted at all, by the kind of object.
@@ -114,7 +115,7 @@ def _is_foreign(role: str, grant: Grant) -> bool:
 
 
 def test_no_role_has_more_than_it_needs():
-    assert too_much(FILE.read_text()) == []
+    assert too_much(SCRIPT) == []
 
 
 @pytest.mark.parametrize(
@@ -138,13 +139,11 @@ def test_no_role_has_more_than_it_needs():
     ],
 )
 def test_whatever_is_too_much_is_found(added: str):
-    assert too_much(f"{FILE.read_text()}\n{added};")
+    assert too_much(f"{SCRIPT}\n{added};")
 
 
 def test_the_pipeline_may_create_whatever_deploy_creates():
-    mine = {
-        privilege for grant in grants(FILE.read_text()) if grant.grantee == PIPELINE for privilege in grant.privileges
-    }
+    mine = {privilege for grant in grants(SCRIPT) if grant.grantee == PIPELINE for privilege in grant.privileges}
     created = {
         found.group(1).upper()
         for statement in deployment._owned(settings())
@@ -157,7 +156,7 @@ def test_the_pipeline_may_create_whatever_deploy_creates():
 
 def test_the_script_runs_and_may_be_run_again(embedded: Embedded):
     cursor = embedded.connect().cursor()
-    for statement in split(FILE.read_text()) * 2:
+    for statement in split(SCRIPT) * 2:
         if not statement.startswith(NO_NETWORK):
             cursor.execute(statement)
             continue
@@ -167,3 +166,15 @@ def test_the_script_runs_and_may_be_run_again(embedded: Embedded):
     assert (shown["TYPE"], shown["DEFAULT_ROLE"]) == ("SERVICE", PIPELINE)
     # Nobody logs in as it before it is given a key.
     assert (shown["PASSWORD"], shown["RSA_PUBLIC_KEY"], shown["HAS_PAT"]) == (None, None, "false")
+
+
+def test_the_script_has_the_names_of_the_settings_and_the_addresses():
+    chosen = Settings(database="SHOP", schema_name="ML", pipeline_role="SHOP_ML", compute_pool="SHOP_POOL")
+    script = deployment.roles_script(chosen, ["198.51.100.0/24", "192.0.2.7/32"])
+    assert "GRANT USAGE, MONITOR ON COMPUTE POOL SHOP_POOL TO ROLE SHOP_ML;" in script
+    assert "VALUE_LIST = ('198.51.100.0/24', '192.0.2.7/32')" in script
+    assert not [
+        word for word in ("HOL_DB", "HOL_SCHEMA", "HOL_ROLE", "HOL_COMPUTE_POOL", "203.0.113") if word in script
+    ]
+    with pytest.raises(PermanentError, match=r"expected a network such as .*found '10.0.0.1/8'"):
+        deployment.roles_script(chosen, ["10.0.0.1/8"])

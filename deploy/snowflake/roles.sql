@@ -1,88 +1,91 @@
+{# A template: `customer-insights deploy --role-script` prints it with the names of the settings. -#}
 -- Who may do what: roles, the service user and its network policy, with what the project needs and no more. Run once by an
 -- administrator; every statement may be run again. tests/test_roles.py refuses what is too much.
 --
---   HOL_ROLE      the pipeline: owns the tables, stages, models and jobs that it makes in HOL_DB.HOL_SCHEMA
---   HOL_READER    dashboards: reads tables and views, writes nothing
---   HOL_OPERATOR  who is on call: reads, watches and cancels jobs, suspends and resumes the pool and the warehouse
+--   {{ pipeline_role }}: the pipeline, which owns the tables, stages, models and jobs that it makes in {{ database }}.{{ schema }}
+--   {{ reader_role }}: dashboards; reads tables and views, writes nothing
+--   {{ operator_role }}: who is on call; reads, watches and cancels jobs, suspends and resumes the pool and the warehouse
 --
 -- None of them owns a database, schema, warehouse, pool or integration: SYSADMIN does. A job runs with the rights of the role
 -- that submits it, and Snowflake runs none for ACCOUNTADMIN, SECURITYADMIN or ORGADMIN.
 
 USE ROLE USERADMIN;
-CREATE ROLE IF NOT EXISTS HOL_ROLE COMMENT = 'customer_insights: jobs, tables, stages and models of HOL_DB.HOL_SCHEMA';
-CREATE ROLE IF NOT EXISTS HOL_READER COMMENT = 'customer_insights: dashboards';
-CREATE ROLE IF NOT EXISTS HOL_OPERATOR COMMENT = 'customer_insights: watches, cancels, suspends';
-GRANT ROLE HOL_READER TO ROLE HOL_OPERATOR;
+CREATE ROLE IF NOT EXISTS {{ pipeline_role }} COMMENT = 'customer_insights: jobs, tables, stages and models of {{ database }}.{{ schema }}';
+CREATE ROLE IF NOT EXISTS {{ reader_role }} COMMENT = 'customer_insights: dashboards';
+CREATE ROLE IF NOT EXISTS {{ operator_role }} COMMENT = 'customer_insights: watches, cancels, suspends';
+GRANT ROLE {{ reader_role }} TO ROLE {{ operator_role }};
 -- What a role owns, its administrators reach.
-GRANT ROLE HOL_ROLE TO ROLE SYSADMIN;
-GRANT ROLE HOL_OPERATOR TO ROLE SYSADMIN;
+GRANT ROLE {{ pipeline_role }} TO ROLE SYSADMIN;
+GRANT ROLE {{ operator_role }} TO ROLE SYSADMIN;
 
 USE ROLE SYSADMIN;
-CREATE WAREHOUSE IF NOT EXISTS HOL_WAREHOUSE WAREHOUSE_SIZE = XSMALL AUTO_SUSPEND = 60;
-CREATE DATABASE IF NOT EXISTS HOL_DB;
--- With managed access only SYSADMIN grants on what is in it; the pipeline cannot give away what it owns.
-CREATE SCHEMA IF NOT EXISTS HOL_DB.HOL_SCHEMA WITH MANAGED ACCESS;
+{% include "warehouse.sql" %}
+{% include "schema.sql" %}
 -- Network rules are not where the pipeline could replace them.
-CREATE SCHEMA IF NOT EXISTS HOL_DB.HOL_NETWORK WITH MANAGED ACCESS;
-GRANT USAGE ON DATABASE HOL_DB TO ROLE SECURITYADMIN;
-GRANT USAGE ON SCHEMA HOL_DB.HOL_NETWORK TO ROLE SECURITYADMIN;
+CREATE SCHEMA IF NOT EXISTS {{ database }}.{{ schema }}_NETWORK WITH MANAGED ACCESS;
+GRANT USAGE ON DATABASE {{ database }} TO ROLE SECURITYADMIN;
+GRANT USAGE ON SCHEMA {{ database }}.{{ schema }}_NETWORK TO ROLE SECURITYADMIN;
 
 -- A warehouse resumes by itself for whoever may use it.
-GRANT USAGE ON WAREHOUSE HOL_WAREHOUSE TO ROLE HOL_ROLE;
-GRANT USAGE ON DATABASE HOL_DB TO ROLE HOL_ROLE;
+GRANT USAGE ON WAREHOUSE {{ warehouse }} TO ROLE {{ pipeline_role }};
+GRANT USAGE ON DATABASE {{ database }} TO ROLE {{ pipeline_role }};
 -- Temporary tables and stages are covered; a job is a service.
 GRANT USAGE, CREATE TABLE, CREATE VIEW, CREATE STAGE, CREATE MODEL, CREATE DATASET, CREATE SERVICE
-  ON SCHEMA HOL_DB.HOL_SCHEMA TO ROLE HOL_ROLE;
+  ON SCHEMA {{ database }}.{{ schema }} TO ROLE {{ pipeline_role }};
 
-GRANT USAGE ON WAREHOUSE HOL_WAREHOUSE TO ROLE HOL_READER;
-GRANT USAGE ON DATABASE HOL_DB TO ROLE HOL_READER;
-GRANT USAGE ON SCHEMA HOL_DB.HOL_SCHEMA TO ROLE HOL_READER;
-GRANT SELECT ON ALL TABLES IN SCHEMA HOL_DB.HOL_SCHEMA TO ROLE HOL_READER;
-GRANT SELECT ON ALL VIEWS IN SCHEMA HOL_DB.HOL_SCHEMA TO ROLE HOL_READER;
-GRANT SELECT ON FUTURE TABLES IN SCHEMA HOL_DB.HOL_SCHEMA TO ROLE HOL_READER;
-GRANT SELECT ON FUTURE VIEWS IN SCHEMA HOL_DB.HOL_SCHEMA TO ROLE HOL_READER;
+GRANT USAGE ON WAREHOUSE {{ warehouse }} TO ROLE {{ reader_role }};
+GRANT USAGE ON DATABASE {{ database }} TO ROLE {{ reader_role }};
+GRANT USAGE ON SCHEMA {{ database }}.{{ schema }} TO ROLE {{ reader_role }};
+GRANT SELECT ON ALL TABLES IN SCHEMA {{ database }}.{{ schema }} TO ROLE {{ reader_role }};
+GRANT SELECT ON ALL VIEWS IN SCHEMA {{ database }}.{{ schema }} TO ROLE {{ reader_role }};
+GRANT SELECT ON FUTURE TABLES IN SCHEMA {{ database }}.{{ schema }} TO ROLE {{ reader_role }};
+GRANT SELECT ON FUTURE VIEWS IN SCHEMA {{ database }}.{{ schema }} TO ROLE {{ reader_role }};
 
-GRANT OPERATE, MONITOR ON WAREHOUSE HOL_WAREHOUSE TO ROLE HOL_OPERATOR;
-GRANT OPERATE, MONITOR ON FUTURE SERVICES IN SCHEMA HOL_DB.HOL_SCHEMA TO ROLE HOL_OPERATOR;
+GRANT OPERATE, MONITOR ON WAREHOUSE {{ warehouse }} TO ROLE {{ operator_role }};
+GRANT OPERATE, MONITOR ON FUTURE SERVICES IN SCHEMA {{ database }}.{{ schema }} TO ROLE {{ operator_role }};
 
 -- Compute pools and integrations can only be made by ACCOUNTADMIN, unless that right was given away; SYSADMIN owns them then.
 USE ROLE ACCOUNTADMIN;
-CREATE COMPUTE POOL IF NOT EXISTS HOL_COMPUTE_POOL
-  MIN_NODES = 1 MAX_NODES = 2 INSTANCE_FAMILY = CPU_X64_M AUTO_SUSPEND_SECS = 300;
-GRANT OWNERSHIP ON COMPUTE POOL HOL_COMPUTE_POOL TO ROLE SYSADMIN COPY CURRENT GRANTS;
+{% include "compute_pool.sql" %}
+GRANT OWNERSHIP ON COMPUTE POOL {{ compute_pool }} TO ROLE SYSADMIN COPY CURRENT GRANTS;
 -- AI_SENTIMENT. Granted to PUBLIC by default, which an administrator may have taken back.
-GRANT DATABASE ROLE SNOWFLAKE.CORTEX_USER TO ROLE HOL_ROLE;
+GRANT DATABASE ROLE SNOWFLAKE.CORTEX_USER TO ROLE {{ pipeline_role }};
 
 -- What the jobs' containers may reach: the package index and the model hub, by name. Leave it out when both come from a stage.
-CREATE NETWORK RULE IF NOT EXISTS HOL_DB.HOL_NETWORK.PACKAGES_AND_MODELS
+CREATE NETWORK RULE IF NOT EXISTS {{ database }}.{{ schema }}_NETWORK.PACKAGES_AND_MODELS
   MODE = EGRESS TYPE = HOST_PORT
   VALUE_LIST = ('pypi.org:443', 'files.pythonhosted.org:443', 'huggingface.co:443', 'cdn-lfs.huggingface.co:443');
-CREATE EXTERNAL ACCESS INTEGRATION IF NOT EXISTS CUSTOMER_INSIGHTS_ACCESS
-  ALLOWED_NETWORK_RULES = (HOL_DB.HOL_NETWORK.PACKAGES_AND_MODELS) ENABLED = TRUE;
-GRANT OWNERSHIP ON INTEGRATION CUSTOMER_INSIGHTS_ACCESS TO ROLE SYSADMIN COPY CURRENT GRANTS;
+{%- for integration in integrations %}
+CREATE EXTERNAL ACCESS INTEGRATION IF NOT EXISTS {{ integration }}
+  ALLOWED_NETWORK_RULES = ({{ database }}.{{ schema }}_NETWORK.PACKAGES_AND_MODELS) ENABLED = TRUE;
+GRANT OWNERSHIP ON INTEGRATION {{ integration }} TO ROLE SYSADMIN COPY CURRENT GRANTS;
+{%- endfor %}
 
 USE ROLE SYSADMIN;
 -- To submit jobs, and to see the pool's state and nodes.
-GRANT USAGE, MONITOR ON COMPUTE POOL HOL_COMPUTE_POOL TO ROLE HOL_ROLE;
-GRANT OPERATE, MONITOR ON COMPUTE POOL HOL_COMPUTE_POOL TO ROLE HOL_OPERATOR;
-GRANT USAGE ON INTEGRATION CUSTOMER_INSIGHTS_ACCESS TO ROLE HOL_ROLE;
+GRANT USAGE, MONITOR ON COMPUTE POOL {{ compute_pool }} TO ROLE {{ pipeline_role }};
+GRANT OPERATE, MONITOR ON COMPUTE POOL {{ compute_pool }} TO ROLE {{ operator_role }};
+{%- for integration in integrations %}
+GRANT USAGE ON INTEGRATION {{ integration }} TO ROLE {{ pipeline_role }};
+{%- endfor %}
 
 -- The pipeline's user. TYPE = SERVICE has no password and no browser: it logs in by key pair, token or OAuth, and not before one
 -- is set. How, and how to rotate it: docs/connections.md.
 USE ROLE USERADMIN;
-CREATE USER IF NOT EXISTS CUSTOMER_INSIGHTS TYPE = SERVICE DEFAULT_ROLE = HOL_ROLE DEFAULT_WAREHOUSE = HOL_WAREHOUSE
-  DEFAULT_NAMESPACE = HOL_DB.HOL_SCHEMA COMMENT = 'customer_insights: the pipeline';
-GRANT ROLE HOL_ROLE TO USER CUSTOMER_INSIGHTS;
--- ALTER USER CUSTOMER_INSIGHTS SET RSA_PUBLIC_KEY = '<the public key>';
+CREATE USER IF NOT EXISTS {{ service_user }} TYPE = SERVICE DEFAULT_ROLE = {{ pipeline_role }} DEFAULT_WAREHOUSE = {{ warehouse }}
+  DEFAULT_NAMESPACE = {{ database }}.{{ schema }} COMMENT = 'customer_insights: the pipeline';
+GRANT ROLE {{ pipeline_role }} TO USER {{ service_user }};
+-- ALTER USER {{ service_user }} SET RSA_PUBLIC_KEY = '<the public key>';
 
--- From where it may log in. 203.0.113.0/24 is nobody's address: put yours in its place, or nobody gets in.
+-- From where it may log in.
+{%- if not addresses %} 203.0.113.0/24 is nobody's address: put yours in its place (--address), or nobody gets in.{% endif %}
 -- A token of a service user is good only under such a policy.
 USE ROLE ACCOUNTADMIN;
-CREATE NETWORK RULE IF NOT EXISTS HOL_DB.HOL_NETWORK.PIPELINE_ADDRESSES
-  MODE = INGRESS TYPE = IPV4 VALUE_LIST = ('203.0.113.0/24');
+CREATE NETWORK RULE IF NOT EXISTS {{ database }}.{{ schema }}_NETWORK.PIPELINE_ADDRESSES
+  MODE = INGRESS TYPE = IPV4 VALUE_LIST = ('{{ (addresses or ['203.0.113.0/24']) | join("', '") }}');
 USE ROLE SECURITYADMIN;
-CREATE NETWORK POLICY IF NOT EXISTS CUSTOMER_INSIGHTS_ADDRESSES
-  ALLOWED_NETWORK_RULE_LIST = ('HOL_DB.HOL_NETWORK.PIPELINE_ADDRESSES');
-ALTER USER CUSTOMER_INSIGHTS SET NETWORK_POLICY = CUSTOMER_INSIGHTS_ADDRESSES;
+CREATE NETWORK POLICY IF NOT EXISTS {{ service_user }}_ADDRESSES
+  ALLOWED_NETWORK_RULE_LIST = ('{{ database }}.{{ schema }}_NETWORK.PIPELINE_ADDRESSES');
+ALTER USER {{ service_user }} SET NETWORK_POLICY = {{ service_user }}_ADDRESSES;
 
--- People: GRANT ROLE HOL_READER TO USER <name>; GRANT ROLE HOL_OPERATOR TO USER <name>;
+-- People: GRANT ROLE {{ reader_role }} TO USER <name>; GRANT ROLE {{ operator_role }} TO USER <name>;

@@ -1,0 +1,221 @@
+"""``customer-insights status``: assets, freshness, runs, model and costs in one screen, and what is wrong."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import asdict, replace
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from command_line import snowflake_overview
+from command_line.overview import Asset, Dagster, Overview, Run, Snowflake, Version
+from command_line.terminal import ago, plain, print_json
+from customer_insights.settings import settings
+
+COLOURS = {"fresh": "green", "late": "yellow", "overdue": "bold red", "never": "dim", "none": "dim"}
+RESULTS = {"SUCCESS": ("done", "green"), "FAILURE": ("failed", "bold red"), "CANCELED": ("cancelled", "yellow")}
+
+
+def show_status(console: Console, as_json: bool) -> bool:
+    """Print the overview; whether nothing is overdue or failed."""
+    found = gather()
+    if as_json:
+        print_json(asdict(found))
+    else:
+        console.print(screen(found))
+    return not found.problems
+
+
+def watch_status(console: Console, seconds: float) -> None:
+    """The overview again and again, until Ctrl-C."""
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            live.update(screen(gather()), refresh=True)
+            time.sleep(seconds)
+
+
+def gather() -> Overview:
+    """What Dagster and Snowflake tell; they are asked side by side."""
+    answers: list[Snowflake | Exception] = []
+
+    def ask() -> None:
+        try:
+            answers.append(snowflake_overview.read())
+        except Exception as error:
+            answers.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    # Dagster and the graph are imported meanwhile.
+    from command_line import dagster_overview
+    from definitions import defs
+
+    dagster = dagster_overview.read(defs)
+    asking.join()
+    if isinstance(answers[0], Exception):
+        raise answers[0]
+    now = datetime.now(UTC)
+    dagster = replace(dagster, assets=tuple(_with_days(asset, answers[0], now) for asset in dagster.assets))
+    return Overview(now, settings().qualified_schema, answers[0], dagster, tuple(_problems(answers[0], dagster)))
+
+
+def expected_day(now: datetime) -> date:
+    """The day of arrival (UTC) that must be there: yesterday's, before the deadline that of the day before."""
+    local = now.astimezone(ZoneInfo(settings().timezone))
+    return now.date() - timedelta(days=1 if local.time() >= settings().reviews_deadline else 2)
+
+
+def _with_days(asset: Asset, snowflake: Snowflake, now: datetime) -> Asset:
+    """A materialization of an old day makes an asset fresh by its policy; its table tells that the newest is
+    missing."""
+    newest = snowflake.newest_days.get(asset.name)
+    arrived = snowflake.newest_days.get("raw_reviews")
+    behind = newest is not None and (newest < expected_day(now) or (arrived is not None and newest < arrived))
+    return replace(asset, freshness="late") if behind and asset.freshness == "fresh" else asset
+
+
+def _problems(snowflake: Snowflake, dagster: Dagster) -> list[str]:
+    checks = [check for asset in dagster.assets for check in asset.failed_checks if check.blocking]
+    overdue = [asset.name for asset in dagster.assets if asset.freshness == "overdue"]
+    return [
+        *([snowflake.error] if snowflake.error else []),
+        *([f"overdue: {', '.join(overdue)}: materialize what comes first"] if overdue else []),
+        *(f"check {check.check} of {check.asset} failed: {check.said}" for check in checks),
+        *(
+            f"run {run.id[:8]} of {_of(run)} failed: see it in Dagster, then materialize again"
+            for run in dagster.failed_runs
+        ),
+    ]
+
+
+def _of(run: Run) -> str:
+    return f"{run.job} ({run.partition})" if run.partition else run.job
+
+
+# -- the screen -------------------------------------------------------------------------------------------------------
+
+
+def screen(found: Overview) -> RenderableType:
+    """The overview for a terminal of 80 columns or more."""
+    return Group(_head(found), Text(), _assets(found), Text(), _runs(found), Text(), _facts(found), *_wrong(found))
+
+
+def _head(found: Overview) -> Text:
+    reached = Text(" cannot be used", "bold red") if found.snowflake.error else Text("")
+    dagster = "Dagster runs" if found.dagster.alive else "Dagster is not running"
+    return (
+        Text(found.snowflake.connection, "bold") + reached + Text(f" · {found.schema} · {dagster} · {_clock(found.at)}")
+    )
+
+
+def _assets(found: Overview) -> Table:
+    table = _plain_table(("asset", "left"), ("made", "right"), ("", "right"), ("rows", "right"), ("day", "left"))
+    table.add_column("freshness")
+    table.add_column("checks", overflow="fold", ratio=1)
+    for asset in found.dagster.assets:
+        made = _clock(asset.made_at) if asset.made_at else ""
+        since = ago((found.at - asset.made_at).total_seconds()) if asset.made_at else ""
+        newest = found.snowflake.newest_days.get(asset.name)
+        table.add_row(
+            asset.name,
+            made,
+            Text(since, "dim"),
+            "" if asset.rows is None else f"{asset.rows:,}",
+            f"{newest:%m-%d}" if newest else "",
+            Text(asset.freshness if asset.freshness != "none" else "", COLOURS[asset.freshness]),
+            _check_words(asset),
+        )
+    return table
+
+
+def _check_words(asset: Asset) -> Text:
+    failed = sum(check.blocking for check in asset.failed_checks)
+    warned = len(asset.failed_checks) - failed
+    words = Text(f"{failed} failed", "bold red") if failed else Text("")
+    return words + (Text(f"{' ' if failed else ''}{warned} warned", "yellow") if warned else Text(""))
+
+
+def _runs(found: Overview) -> Table:
+    table = _plain_table(("run", "left"), ("started", "right"), ("took", "right"))
+    table.add_column("result")
+    table.add_column("of", overflow="ellipsis", no_wrap=True, ratio=1)
+    for run in found.dagster.runs:
+        word, colour = RESULTS.get(run.status, (run.status.lower().replace("_", " "), "cyan"))
+        table.add_row(
+            run.id[:8],
+            _clock(run.started_at) if run.started_at else "",
+            "" if run.seconds is None else ago(run.seconds),
+            Text(word, colour),
+            plain(_of(run)),
+        )
+    if not found.dagster.runs:
+        table.add_row("none", "", "", "", "`make demo` or Materialize in `make ui` starts one")
+    return table
+
+
+def _facts(found: Overview) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    snowflake = found.snowflake
+    if not snowflake.error:
+        table.add_row("reviews", _reviews(snowflake, found.at))
+        table.add_row("in service", _version(snowflake.champion, found.at) if snowflake.champion else "no model yet")
+        if snowflake.challenger:
+            table.add_row("challenger", _version(snowflake.challenger, found.at))
+        if snowflake.credits_month is not None:
+            table.add_row("credits", f"{snowflake.credits_day:.2f} in a day, {snowflake.credits_month:.2f} in 30 days")
+    for kind in ("schedule", "sensor"):
+        names = {
+            on: [one.name for one in found.dagster.automation if one.kind == kind and one.on == on]
+            for on in (True, False)
+        }
+        table.add_row(f"{kind}s", _switched(names[True], names[False]))
+    return table
+
+
+def _switched(on: list[str], off: list[str]) -> Text:
+    words = Text("on ", "green") + Text(", ".join(on)) if on else Text("")
+    return words + (
+        Text(f"{'; ' if on else ''}") + Text("off ", "dim") + Text(", ".join(off), "dim") if off else Text("")
+    )
+
+
+def _reviews(snowflake: Snowflake, now: datetime) -> Text:
+    newest = snowflake.newest_days.get("raw_reviews")
+    if newest is None:
+        return Text("none yet")
+    age = (now.date() - newest).days
+    day = Text(f"newest day {newest} ({'today' if age <= 0 else f'{age} d ago'})", "" if age <= 1 else "yellow")
+    rejected = f", {snowflake.rejected:,} rejected ({snowflake.rejected_newest_day:,} of that day)"
+    return Text(f"{snowflake.reviews:,}, ") + day + Text(rejected, "yellow" if snowflake.rejected_newest_day else "")
+
+
+def _version(version: Version, now: datetime) -> str:
+    auc = "" if version.roc_auc is None else f", ROC-AUC {version.roc_auc:.3f}"
+    since = f", since {_clock(version.since)} ({ago((now - version.since).total_seconds())})" if version.since else ""
+    return f"{version.name}{auc}{since}"
+
+
+def _wrong(found: Overview) -> list[RenderableType]:
+    warned = [check for asset in found.dagster.assets for check in asset.failed_checks if not check.blocking]
+    lines: list[RenderableType] = [Text("✗ ", "bold red") + plain(problem) for problem in found.problems]
+    lines += [Text("! ", "yellow") + plain(f"{check.asset}: {check.said or check.check}") for check in warned]
+    return [Text(), *lines] if lines else [Text(), Text("nothing is overdue or failed", "bold green")]
+
+
+def _plain_table(*columns: tuple[str, str]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", expand=True)
+    for name, side in columns:
+        table.add_column(name, justify="right" if side == "right" else "left", no_wrap=True)
+    return table
+
+
+def _clock(moment: datetime) -> str:
+    return f"{moment.astimezone(ZoneInfo(settings().timezone)):%m-%d %H:%M}"
