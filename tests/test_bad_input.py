@@ -74,7 +74,7 @@ def test_visits_that_match_no_review_stop_before_a_model_is_trained(empty_graph:
     empty_graph.session().sql("INSERT INTO TABULAR_DATA VALUES ('another', 'Toys', 'grid', 1.0, 4, 1)").collect()
     result = empty_graph.run()
     assert not result.success
-    assert "UUIDs of TABULAR_DATA" in failed_checks(result)["features_complete"]
+    assert "UUIDs of TABULAR_DATA" in failed_checks(result)["not_empty"]
     assert "conversion_model" not in materializations(result)
 
 
