@@ -122,19 +122,24 @@ class Settings(BaseSettings):
     connection: str | None = Field(
         default=None, description="connection of connections.toml; None: Snowflake's own rule chooses"
     )
-    database: Identifier = "HOL_DB"
-    schema_name: Identifier = "HOL_SCHEMA"
-    warehouse: Identifier = "HOL_WAREHOUSE"
-    compute_pool: Identifier = "HOL_COMPUTE_POOL"
-    compute_pool_family: Identifier = "CPU_X64_M"
-    compute_pool_max_nodes: int = Field(default=2, ge=1)
+    database: Identifier = Field(default="HOL_DB", description="where everything of the project is")
+    schema_name: Identifier = Field(default="HOL_SCHEMA", description="schema of its tables, stages, model and jobs")
+    warehouse: Identifier = Field(
+        default="HOL_WAREHOUSE", description="runs the SQL, Cortex and the registry's functions"
+    )
+    compute_pool: Identifier = Field(default="HOL_COMPUTE_POOL", description="runs the Ray jobs")
+    compute_pool_family: Identifier = Field(
+        default="CPU_X64_M",
+        description="instance family with which `deploy` creates the pool, and by which its credits are estimated",
+    )
+    compute_pool_max_nodes: int = Field(default=2, ge=1, description="nodes of the pool; as many jobs run side by side")
     review_stage: Identifier = Field(default="REVIEWS", description="the stage that new review files arrive on")
     payload_stage: Identifier = Field(
         default="PAYLOAD_STAGE", description="where job code is uploaded, by code version"
     )
     work_stage: Identifier = Field(default="WORK_STAGE", description="where jobs exchange Parquet and messages, by run")
     report_stage: Identifier = Field(default="REPORTS", description="where the daily report is put, a file a day")
-    model_name: Identifier = "CONVERSION_MODEL"
+    model_name: Identifier = Field(default="CONVERSION_MODEL", description="the model in the Model Registry")
     # who uses them: what `customer-insights deploy --role-script` makes
     pipeline_role: Identifier = Field(default="HOL_ROLE", description="the role that jobs run with")
     reader_role: Identifier = Field(default="HOL_READER", description="the role of dashboards")
@@ -146,8 +151,12 @@ class Settings(BaseSettings):
         default=(), description="what a job's container may reach, e.g. to install its requirements"
     )
     target_instances: int = Field(default=1, ge=1, description="nodes of a job")
-    queue_timeout_seconds: float = Field(default=1800, gt=0)
-    run_timeout_seconds: float = Field(default=4 * 3600, gt=0)
+    queue_timeout_seconds: float = Field(
+        default=1800, gt=0, description="a job that waits longer for nodes is cancelled and tried again"
+    )
+    run_timeout_seconds: float = Field(
+        default=4 * 3600, gt=0, description="a job that runs longer is cancelled, and its step fails"
+    )
     retry_seconds: float = Field(
         default=30, ge=0, description="wait before the first retry of a step that another attempt may mend"
     )
@@ -181,10 +190,10 @@ class Settings(BaseSettings):
     # when things run, in the time zone above; freshness expects what runs here to be done some hours later
     reviews_at: time = Field(default=time(5), description="every day: reads and scores the day that is over in UTC")
     predictions_at: time = Field(default=time(7), description="every day: predicts, sums up, writes the report")
-    retraining_at: time = time(6)
-    retraining_weekday: Weekday = "monday"
-    maintenance_at: time = time(3)
-    maintenance_weekday: Weekday = "sunday"
+    retraining_at: time = Field(default=time(6), description="every week: trains, and promotes what is good enough")
+    retraining_weekday: Weekday = Field(default="monday", description="day of the week, in English")
+    maintenance_at: time = Field(default=time(3), description="every week: removes what nobody needs any more")
+    maintenance_weekday: Weekday = Field(default="sunday", description="day of the week, in English")
 
     # limits of runs
     days_per_run: int = Field(
@@ -208,14 +217,17 @@ class Settings(BaseSettings):
     )
 
     # sentiment: Cortex reads these languages, the job on the compute pool reads the rest
-    sentiment_cortex_languages: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = (
-        "en", "fr", "de", "hi", "it", "es", "pt",
-    )  # fmt: skip
+    sentiment_cortex_languages: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
+        default=("en", "fr", "de", "hi", "it", "es", "pt"),
+        description="ISO 639-1; of these AI_SENTIMENT tells the sentiment; empty: the model reads every language",
+    )
     sentiment_model: str = Field(
         default="use",
         description="'use', 'e5', 'use+e5', 'use+e5-tuned'; or for transformers a name on the hub, or a folder",
     )
-    sentiment_revision: str | None = None
+    sentiment_revision: str | None = Field(
+        default=None, description="commit of a sentiment model on the hub; needed there"
+    )
     review_aspects: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words), AfterValidator(_aspects)] = Field(
         default=("price", "quality", "delivery", "service"),
         description="what reviews may speak of, judged one by one; empty: not asked",
@@ -235,14 +247,16 @@ class Settings(BaseSettings):
             description="from the best to the least, comma-separated or a JSON list; others need a model from the hub",
         )
     )
-    quality_hypothesis_template: Annotated[str, AfterValidator(_template)] = "This review is {}."
+    quality_hypothesis_template: Annotated[str, AfterValidator(_template)] = Field(
+        default="This review is {}.", description="the hypothesis, with the label at {}"
+    )
     quality_model: str = Field(
         default="embedded", description="'embedded', or a name on the Hugging Face hub or a folder"
     )
-    quality_revision: str | None = None
+    quality_revision: str | None = Field(default=None, description="commit of a quality model on the hub; needed there")
 
     # the purchase model
-    minimum_training_rows: int = Field(default=200, ge=20)
+    minimum_training_rows: int = Field(default=200, ge=20, description="visits with a decision that training needs")
     promotion_tolerance: float = Field(
         default=0.01, ge=0, description="AUC by which a challenger may fall short of the champion, inside the interval"
     )
@@ -268,7 +282,7 @@ class Settings(BaseSettings):
     contact_cost: float = Field(default=5.0, ge=0, description="what contacting a customer costs, in the same currency")
 
     # drift: the latest days of arrival against the champion's training set; an alarm must be large and not by chance
-    drift_window_days: int = Field(default=7, ge=1)
+    drift_window_days: int = Field(default=7, ge=1, description="latest days of arrival that are compared")
     drift_stability_limit: float = Field(default=0.2, gt=0, description="population stability index")
     drift_distance_limit: float = Field(default=0.1, gt=0, description="Kolmogorov-Smirnov distance")
     drift_significance: float = Field(
@@ -288,7 +302,7 @@ class Settings(BaseSettings):
     code_url: str | None = Field(
         default=None, description="repository, e.g. https://github.com/<owner>/<name>; None: links to local files"
     )
-    code_branch: str = "main"
+    code_branch: str = Field(default="main", description="branch that the links lead to")
 
     # maintenance
     kept_days: int = Field(default=14, ge=1, description="age from which ended jobs and their left-overs are removed")
