@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui embedded stop test lint format typecheck audit rounds bench eval models clean browser postgres
+.PHONY: help setup demo ui dashboard embedded stop test lint format typecheck audit rounds bench eval models clean browser postgres
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ demo: setup ## run the whole pipeline on the embedded Snowflake and show what ca
 
 ui: setup ## open Dagster on the same data (http://127.0.0.1:3000)
 	@$(BIN)/customer-insights ui
+
+dashboard: setup ## open the dashboard on the same data (http://127.0.0.1:8501)
+	@$(BIN)/customer-insights dashboard
 
 embedded: setup ## run the embedded Snowflake alone, in the foreground
 	@$(BIN)/python -m embedded_snowflake --data-dir $(SNOWFLAKE_HOME)/data

@@ -72,6 +72,15 @@ def ui(port: Annotated[int, typer.Option(help="port of Dagster's page on 127.0.0
 
 
 @app.command(rich_help_panel="Start")
+def dashboard(port: Annotated[int, typer.Option(help="port of the page on 127.0.0.1")] = 8501) -> None:
+    """Open the dashboard: what customers say, who buys, whom to contact and why."""
+    from command_line.dashboard import serve
+
+    _ready()
+    serve(port)
+
+
+@app.command(rich_help_panel="Start")
 def stop() -> None:
     """Stop the embedded Snowflake."""
     console.print("the embedded Snowflake has stopped" if local.stop() else "no embedded Snowflake runs")
