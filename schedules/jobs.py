@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dagster as dg
 
-from assets import catalogue, conversion, insights, monitoring, reviews
+from assets import catalogue, conversion, freshness, insights, monitoring, reviews
 from customer_insights.settings import settings
 
 # Run monitoring ends a run that takes longer; .dagster/dagster.yaml has the limit of what has none here.
@@ -12,7 +14,13 @@ MAX_RUNTIME = "dagster/max_runtime"
 DAILY_LIMIT = {MAX_RUNTIME: str(settings().daily_run_limit_seconds)}
 LONG_LIMIT = {MAX_RUNTIME: str(settings().long_run_limit_seconds)}
 
-daily_reviews = dg.define_asset_job(
+
+def _job(name: str, selection: dg.AssetSelection, **options: Any) -> Any:
+    """A job of assets and the checks of their steps; how fresh they are is asked by a job of its own."""
+    return dg.define_asset_job(name, selection=selection - freshness.CHECKS, **options)
+
+
+daily_reviews = _job(
     "daily_reviews",
     selection=dg.AssetSelection.assets(reviews.raw_reviews, reviews.review_sentiment, reviews.review_quality),
     partitions_def=catalogue.DAILY,
@@ -21,7 +29,7 @@ daily_reviews = dg.define_asset_job(
     description="Reads and scores the reviews that arrived on one day, or on a range of days.",
 )
 
-rescoring = dg.define_asset_job(
+rescoring = _job(
     "rescoring",
     selection=dg.AssetSelection.assets(reviews.review_sentiment, reviews.review_quality),
     partitions_def=catalogue.DAILY,
@@ -32,7 +40,7 @@ rescoring = dg.define_asset_job(
     ),
 )
 
-predictions = dg.define_asset_job(
+predictions = _job(
     "predictions",
     selection=dg.AssetSelection.assets(
         reviews.reviews,
@@ -52,7 +60,7 @@ predictions = dg.define_asset_job(
     ),
 )
 
-retraining = dg.define_asset_job(
+retraining = _job(
     "retraining",
     selection=dg.AssetSelection.assets(
         conversion.purchase_features,
@@ -65,7 +73,7 @@ retraining = dg.define_asset_job(
     description="Trains a challenger, promotes it when it is good enough, predicts and explains with the champion.",
 )
 
-rollback = dg.define_asset_job(
+rollback = _job(
     "rollback",
     selection=dg.AssetSelection.assets(
         conversion.champion,
@@ -84,7 +92,7 @@ rollback = dg.define_asset_job(
     ),
 )
 
-everything = dg.define_asset_job(
+everything = _job(
     "everything",
     selection=dg.AssetSelection.groups(
         reviews.GROUP, conversion.GROUP, insights.GROUP, monitoring.GROUP
@@ -94,7 +102,7 @@ everything = dg.define_asset_job(
     description="The whole graph, from the stage to the insights, for one day or a range of days of arrival.",
 )
 
-observation = dg.define_asset_job(
+observation = _job(
     "observation",
     selection=dg.AssetSelection.keys(reviews.staged_reviews.key, reviews.tabular_data.key),
     tags=DAILY_LIMIT,
