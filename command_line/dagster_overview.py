@@ -126,11 +126,9 @@ def _run(record: dg.RunRecord) -> Run:
 
 
 def _job(run: dg.DagsterRun) -> str:
-    """The job's name; of assets that were clicked, theirs."""
-    if not run.job_name.startswith("__"):
-        return run.job_name
+    """The job's name; of chosen assets, theirs."""
     chosen = sorted(key.to_user_string() for key in run.asset_selection or ())
-    return ", ".join(chosen) or "assets"
+    return ", ".join(chosen) or run.job_name
 
 
 def _partition(run: dg.DagsterRun) -> str | None:
@@ -141,18 +139,25 @@ def _partition(run: dg.DagsterRun) -> str | None:
 
 
 def _failed(records: Iterable[dg.RunRecord]) -> list[Run]:
-    """Lately failed runs after which none of the same job and day succeeded or goes on."""
-    seen, failed = set(), []
+    """Lately failed runs, newest first, after which no run did the same or more on the same day."""
+    later: list[dg.DagsterRun] = []
+    failed = []
     for record in records:
         run = record.dagster_run
-        what = (_job(run), _partition(run))
-        if what in seen:
-            continue
-        seen.add(what)
         lately = (record.end_time or 0) > time.time() - FAILURE_SECONDS
-        if run.status == dg.DagsterRunStatus.FAILURE and lately:
+        if run.status == dg.DagsterRunStatus.FAILURE and lately and not any(_covers(one, run) for one in later):
             failed.append(_run(record))
+        later.append(run)
     return failed
+
+
+def _covers(later: dg.DagsterRun, run: dg.DagsterRun) -> bool:
+    """Whether a later run is for the same day and makes all that this one makes."""
+    if _partition(later) != _partition(run):
+        return False
+    if later.asset_selection and run.asset_selection:
+        return later.asset_selection >= run.asset_selection
+    return later.job_name == run.job_name and not later.asset_selection
 
 
 def _automation(instance: dg.DagsterInstance, definitions: dg.Definitions) -> list[Automation]:

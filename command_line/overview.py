@@ -25,7 +25,8 @@ class FailedCheck:
 
 @dataclass(frozen=True)
 class Asset:
-    """One asset and its last materialization. ``rows``: of the day that was made, where it has days."""
+    """One asset and its last materialization. ``rows``: of the day that was made, where it has days. ``said``: why it
+    is late or overdue, where its rows tell."""
 
     name: str
     made_at: datetime | None
@@ -33,6 +34,7 @@ class Asset:
     rows: int | None
     freshness: Freshness
     failed_checks: tuple[FailedCheck, ...] = ()
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,15 +79,28 @@ class Version:
 
 
 @dataclass(frozen=True)
+class Day:
+    """The newest day of arrival that a table has whole, and how late that is: what a backfill of an old day cannot
+    hide."""
+
+    newest: date | None
+    freshness: Freshness
+    said: str
+
+
+@dataclass(frozen=True)
 class Snowflake:
-    """What the tables and the registry tell. ``newest_days``: of each table that has days of arrival."""
+    """What the tables and the registry tell. ``days``: by asset. ``awaited``: the next day with files, and by when its
+    reviews must be there."""
 
     connection: str
     error: str = ""
     reviews: int | None = None
     rejected: int | None = None
     rejected_newest_day: int | None = None
-    newest_days: dict[str, date | None] = field(default_factory=dict)
+    newest_day: date | None = None
+    days: dict[str, Day] = field(default_factory=dict)
+    awaited: tuple[date, datetime] | None = None
     champion: Version | None = None
     challenger: Version | None = None
     credits_day: float | None = None

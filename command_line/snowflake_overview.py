@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 from command_line import connection
-from command_line.overview import Snowflake, Version
-from customer_insights import promotion, query, stage_files
+from command_line.overview import Day, Freshness, Snowflake, Version
+from customer_insights import arrivals, promotion, query, stage_files
 from customer_insights.errors import CustomerInsightsError
 from customer_insights.settings import settings
 from customer_insights.tables import (
@@ -15,14 +16,17 @@ from customer_insights.tables import (
     PIPELINE_COSTS,
     RAW_REVIEWS,
     REJECTED_REVIEWS,
-    REVIEW_QUALITY,
-    REVIEW_SENTIMENT,
 )
 
 if TYPE_CHECKING:
     from snowflake.snowpark import Session
 
 SECONDS = 20.0
+_LEVELS: dict[arrivals.Level, Freshness] = {
+    arrivals.Level.PASSED: "fresh",
+    arrivals.Level.WARN: "late",
+    arrivals.Level.ERROR: "overdue",
+}
 
 
 def read() -> Snowflake:
@@ -52,28 +56,40 @@ def _read(session: Session) -> Snowflake:
         f"  (SELECT COUNT(*) FROM {REJECTED_REVIEWS.name}) AS REJECTED,\n"
         f"  (SELECT COUNT(*) FROM {REJECTED_REVIEWS.name} WHERE ARRIVAL_DATE =\n"
         f"    (SELECT MAX(ARRIVAL_DATE) FROM {RAW_REVIEWS.name})) AS REJECTED_NEWEST_DAY,\n"
-        f"  (SELECT MAX(ARRIVAL_DATE) FROM {RAW_REVIEWS.name}) AS RAW_REVIEWS,\n"
-        f"  (SELECT MAX(ARRIVAL_DATE) FROM {REVIEW_SENTIMENT.name}) AS REVIEW_SENTIMENT,\n"
-        f"  (SELECT MAX(ARRIVAL_DATE) FROM {REVIEW_QUALITY.name}) AS REVIEW_QUALITY",
+        f"  (SELECT MAX(ARRIVAL_DATE) FROM {RAW_REVIEWS.name}) AS NEWEST_DAY",
     )
-    days: dict[str, date | None] = {
-        table.name.lower(): counts[table.name] for table in (RAW_REVIEWS, REVIEW_SENTIMENT, REVIEW_QUALITY)
-    }
     found = promotion.versions(session, settings())
     champion = promotion.find_in_service(session, found)
     challenger = promotion.with_alias(found, "CHALLENGER")
     day, month = _credits(session)
+    days, awaited = _days(session)
     return Snowflake(
         connection.name(),
         reviews=int(counts["REVIEWS"]),
         rejected=int(counts["REJECTED"]),
         rejected_newest_day=int(counts["REJECTED_NEWEST_DAY"]),
-        newest_days=days,
+        newest_day=counts["NEWEST_DAY"],
+        days=days,
+        awaited=awaited,
         champion=_version(champion, _since(session, champion.name)) if champion else None,
         challenger=_version(challenger) if challenger and challenger is not champion else None,
         credits_day=day,
         credits_month=month,
     )
+
+
+def _days(session: Session) -> tuple[dict[str, Day], tuple[date, datetime]]:
+    """How each table stands, by the rule of the checks on the newest day."""
+    now, chosen = datetime.now(UTC), settings()
+    found = arrivals.look(session, chosen, now)
+    awaited = arrivals.expected(found.arrivals, now, chosen.reviews_deadline, ZoneInfo(chosen.timezone))
+    judged = arrivals.judged(found, awaited, now, chosen)
+    days = {
+        table.name.lower(): Day(one.newest, _LEVELS[one.level], one.reason)
+        for table in arrivals.TABLES
+        if (one := judged[table.name])
+    }
+    return days, (awaited.day, awaited.deadline)
 
 
 def _version(found: promotion.Version, since: datetime | None = None) -> Version:

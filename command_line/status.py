@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import asdict, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from rich.console import Console, Group, RenderableType
@@ -19,6 +19,7 @@ from command_line.terminal import ago, plain, print_json
 from customer_insights.settings import settings
 
 COLOURS = {"fresh": "green", "late": "yellow", "overdue": "bold red", "never": "dim", "none": "dim"}
+SEVERITY = ("none", "never", "fresh", "late", "overdue")
 RESULTS = {"SUCCESS": ("done", "green"), "FAILURE": ("failed", "bold red"), "CANCELED": ("cancelled", "yellow")}
 
 
@@ -60,32 +61,29 @@ def gather() -> Overview:
     asking.join()
     if isinstance(answers[0], Exception):
         raise answers[0]
-    now = datetime.now(UTC)
-    dagster = replace(dagster, assets=tuple(_with_days(asset, answers[0], now) for asset in dagster.assets))
-    return Overview(now, settings().qualified_schema, answers[0], dagster, tuple(_problems(answers[0], dagster)))
+    dagster = replace(dagster, assets=tuple(_with_day(asset, answers[0]) for asset in dagster.assets))
+    problems = tuple(_problems(answers[0], dagster))
+    return Overview(datetime.now(UTC), settings().qualified_schema, answers[0], dagster, problems)
 
 
-def expected_day(now: datetime) -> date:
-    """The day of arrival (UTC) that must be there: yesterday's, before the deadline that of the day before."""
-    local = now.astimezone(ZoneInfo(settings().timezone))
-    return now.date() - timedelta(days=1 if local.time() >= settings().reviews_deadline else 2)
-
-
-def _with_days(asset: Asset, snowflake: Snowflake, now: datetime) -> Asset:
-    """A materialization of an old day makes an asset fresh by its policy; its table tells that the newest is
-    missing."""
-    newest = snowflake.newest_days.get(asset.name)
-    arrived = snowflake.newest_days.get("raw_reviews")
-    behind = newest is not None and (newest < expected_day(now) or (arrived is not None and newest < arrived))
-    return replace(asset, freshness="late") if behind and asset.freshness == "fresh" else asset
+def _with_day(asset: Asset, snowflake: Snowflake) -> Asset:
+    """A materialization of an old day makes an asset fresh by its policy; its rows tell when the newest is missing."""
+    day = snowflake.days.get(asset.name)
+    if day is None or SEVERITY.index(day.freshness) <= SEVERITY.index(asset.freshness):
+        return asset
+    return replace(asset, freshness=day.freshness, said=day.said)
 
 
 def _problems(snowflake: Snowflake, dagster: Dagster) -> list[str]:
     checks = [check for asset in dagster.assets for check in asset.failed_checks if check.blocking]
-    overdue = [asset.name for asset in dagster.assets if asset.freshness == "overdue"]
+    overdue = [asset for asset in dagster.assets if asset.freshness == "overdue"]
+    checked = {check.said for check in checks}
+    rows = [f"{asset.name} is overdue: {asset.said}" for asset in overdue if asset.said and asset.said not in checked]
+    others = ", ".join(asset.name for asset in overdue if not asset.said)
     return [
         *([snowflake.error] if snowflake.error else []),
-        *([f"overdue: {', '.join(overdue)}: materialize what comes first"] if overdue else []),
+        *rows,
+        *([f"not made in time: {others}; materialize what comes first in Dagster"] if others else []),
         *(f"check {check.check} of {check.asset} failed: {check.said}" for check in checks),
         *(
             f"run {run.id[:8]} of {_of(run)} failed: see it in Dagster, then materialize again"
@@ -121,7 +119,7 @@ def _assets(found: Overview) -> Table:
     for asset in found.dagster.assets:
         made = _clock(asset.made_at) if asset.made_at else ""
         since = ago((found.at - asset.made_at).total_seconds()) if asset.made_at else ""
-        newest = found.snowflake.newest_days.get(asset.name)
+        newest = day.newest if (day := found.snowflake.days.get(asset.name)) else None
         table.add_row(
             asset.name,
             made,
@@ -166,6 +164,8 @@ def _facts(found: Overview) -> Table:
     snowflake = found.snowflake
     if not snowflake.error:
         table.add_row("reviews", _reviews(snowflake, found.at))
+        if snowflake.awaited:
+            table.add_row("expected", f"reviews of {snowflake.awaited[0]} by {_clock(snowflake.awaited[1])}")
         table.add_row("in service", _version(snowflake.champion, found.at) if snowflake.champion else "no model yet")
         if snowflake.challenger:
             table.add_row("challenger", _version(snowflake.challenger, found.at))
@@ -188,7 +188,7 @@ def _switched(on: list[str], off: list[str]) -> Text:
 
 
 def _reviews(snowflake: Snowflake, now: datetime) -> Text:
-    newest = snowflake.newest_days.get("raw_reviews")
+    newest = snowflake.newest_day
     if newest is None:
         return Text("none yet")
     age = (now.date() - newest).days
@@ -206,7 +206,7 @@ def _version(version: Version, now: datetime) -> str:
 def _wrong(found: Overview) -> list[RenderableType]:
     warned = [check for asset in found.dagster.assets for check in asset.failed_checks if not check.blocking]
     lines: list[RenderableType] = [Text("✗ ", "bold red") + plain(problem) for problem in found.problems]
-    lines += [Text("! ", "yellow") + plain(f"{check.asset}: {check.said or check.check}") for check in warned]
+    lines += [Text("! ", "yellow") + plain(f"{check.check} of {check.asset}: {check.said}") for check in warned]
     return [Text(), *lines] if lines else [Text(), Text("nothing is overdue or failed", "bold green")]
 
 

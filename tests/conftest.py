@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 # These share the graph that was materialized once.
 MODULES_OF_THE_GRAPH = frozenset(
-    {"tests/test_graph.py", "tests/test_team.py", "tests/test_ui.py", "tests/test_ui_team.py"}
+    {"tests/test_graph.py", "tests/test_status.py", "tests/test_team.py", "tests/test_ui.py", "tests/test_ui_team.py"}
 )
 
 
