@@ -8,6 +8,7 @@ import dagster as dg
 
 from assets import catalogue, conversion, freshness, insights, monitoring, reviews
 from customer_insights.settings import settings
+from schedules.maintenance import maintenance
 
 # Run monitoring ends a run that takes longer; .dagster/dagster.yaml has the limit of what has none here.
 MAX_RUNTIME = "dagster/max_runtime"
@@ -109,4 +110,4 @@ observation = _job(
     description="Looks at the stage's files and at the visits and gives them data versions; nothing is computed.",
 )
 
-JOBS = [daily_reviews, rescoring, predictions, retraining, rollback, everything, observation]
+JOBS = [daily_reviews, rescoring, predictions, retraining, rollback, everything, observation, maintenance]
