@@ -103,11 +103,26 @@ def build(chosen: Settings) -> list[dg.ScheduleDefinition]:
         """One run an hour; what depends on the visits runs when they have changed."""
         return _once(context, jobs.observation.name)
 
+    @dg.schedule(
+        job=jobs.maintenance,
+        cron_schedule=cron(chosen.maintenance_at, chosen.maintenance_weekday),
+        execution_timezone=chosen.timezone,
+        default_status=status,
+        description=(
+            f"On {chosen.maintenance_weekday.capitalize()}s at {chosen.maintenance_at:%H:%M}, removes what nobody has "
+            f"needed for {chosen.kept_days} days."
+        ),
+    )
+    def weekly_maintenance_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        """One run a week."""
+        return _once(context, jobs.maintenance.name)
+
     return [
         daily_reviews_schedule,
         daily_predictions_schedule,
         weekly_retraining_schedule,
         hourly_observation_schedule,
+        weekly_maintenance_schedule,
     ]
 
 

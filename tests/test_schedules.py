@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -29,7 +30,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def named(name: str, **options) -> dg.ScheduleDefinition:
+def named(name: str, **options: Any) -> dg.ScheduleDefinition:
     return next(schedule for schedule in timetable.build(Settings(**options)) if schedule.name == name)
 
 
@@ -88,7 +89,12 @@ def test_clocks_that_change_leave_no_day_out_and_ask_for_none_twice(change: date
 
 
 def test_hours_and_weekdays_come_from_the_settings_and_the_report_follows_the_reviews(empty):
-    chosen = {"timezone": "Asia/Tokyo", "reviews_at": "04:15", "retraining_weekday": "friday", "retraining_at": "22:05"}
+    chosen: dict[str, Any] = {
+        "timezone": "Asia/Tokyo",
+        "reviews_at": "04:15",
+        "retraining_weekday": "friday",
+        "retraining_at": "22:05",
+    }
     crons = {schedule.name: schedule.cron_schedule for schedule in timetable.build(Settings(**chosen))}
     assert crons["daily_reviews_schedule"] == "15 4 * * *"
     assert crons["weekly_retraining_schedule"] == "5 22 * * 5"
@@ -131,7 +137,7 @@ def test_predictions_wait_for_a_champion_and_no_job_is_started_beside_itself(ins
 
 
 def test_a_run_that_takes_too_long_is_ended_by_the_limit_of_its_job():
-    limits = {job.name: job.tags[jobs.MAX_RUNTIME] for job in jobs.JOBS if jobs.MAX_RUNTIME in (job.tags or {})}
+    limits = {job.name: tags[jobs.MAX_RUNTIME] for job in jobs.JOBS if jobs.MAX_RUNTIME in (tags := job.tags or {})}
     chosen = Settings()
     assert set(limits) == {job.name for job in jobs.JOBS}
     assert limits["predictions"] == str(chosen.daily_run_limit_seconds)
