@@ -48,7 +48,7 @@ def definitions(resources: Mapping[str, Any] | None = None) -> dg.Definitions:
         asset_checks=[freshness.newest_day],
         jobs=[*jobs.JOBS, *alerts.JOBS],
         schedules=[*timetable.SCHEDULES, *alerts.SCHEDULES],
-        sensors=sensors.SENSORS,
+        sensors=[*sensors.SENSORS, *alerts.SENSORS],
         executor=EXECUTOR,
         resources={"snowflake": snowflake, "compute_pool": ComputePool(snowflake=snowflake), **(resources or {})},
     )

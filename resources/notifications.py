@@ -10,14 +10,18 @@ Apprise was considered: it knows a hundred services by URLs that hold their secr
 from __future__ import annotations
 
 import html
+import json
 import re
 import smtplib
 import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
+from http.client import HTTPException
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
@@ -26,7 +30,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from customer_insights.errors import RetryableError
 
 TIMEOUT_SECONDS = 10
-# More at once are one message that lists them, so many of them by name.
+# More at once are one message that lists so many of them.
 MOST_SINGLE = 10
 MOST_LISTED = 50
 # Slack's own limits are 150 for a header and 3000 for a section.
@@ -162,22 +166,35 @@ class Webhook:
     name: str = "webhook"
 
     def send(self, notices: Sequence[Notice]) -> None:
-        """POST one message."""
-        import requests
+        """POST one message.
 
+        By http.client: urllib3, below requests, logs the path of every request, and the path is the secret.
+        """
+        body = json.dumps(_slack(notices)).encode()
+        request = urllib.request.Request(  # noqa: S310 - its scheme is checked by the settings
+            self.url.get_secret_value(), body, {"Content-Type": "application/json"}
+        )
         try:
-            # A redirect would carry the message, and the address's secret, elsewhere.
-            answer = requests.post(
-                self.url.get_secret_value(), json=_slack(notices), timeout=TIMEOUT_SECONDS, allow_redirects=False
-            )
-        except (requests.RequestException, UnicodeError) as error:
-            # The error's own text holds the address.
-            raise DeliveryError(f"the webhook cannot be reached: {type(error).__name__}") from None
-        if answer.status_code >= 300:
+            _opener().open(request, timeout=TIMEOUT_SECONDS).close()
+        except urllib.error.HTTPError as error:
             raise DeliveryError(
-                f"the webhook answered {answer.status_code}: check CUSTOMER_INSIGHTS_ALERT_WEBHOOK_URL and whether "
-                "its app may still post"
-            )
+                f"the webhook answered {error.code}: check CUSTOMER_INSIGHTS_ALERT_WEBHOOK_URL and whether its app may "
+                "still post"
+            ) from None
+        except (OSError, HTTPException, ValueError) as error:
+            # The error's own text may hold the address.
+            raise DeliveryError(f"the webhook cannot be reached: {type(error).__name__}") from None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry the message elsewhere; it is an error as any other answer."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_NoRedirect())
 
 
 def _slack(notices: Sequence[Notice]) -> dict[str, Any]:
@@ -190,10 +207,9 @@ def _slack(notices: Sequence[Notice]) -> dict[str, Any]:
         said = [f"*{name}*\n{_preformatted(text)}" for name, text in notices[0].facts]
         said += [f"<{notices[0].link}|Open in Dagster>"] if notices[0].link else []
     else:
-        lines = [f"• {_mrkdwn(one.headline)}" + (f" <{one.link}|open>" if one.link else "") for one in _listed(notices)]
+        lines = [f"• {_mrkdwn(one.headline)}" + (f" <{one.link}|open>" if one.link else "") for one in notices]
         # A section holds 3000 characters.
         said = ["\n".join(lines[at : at + 5]) for at in range(0, len(lines), 5)]
-        said += [_rest(notices)] if _rest(notices) else []
     blocks += [{"type": "section", "text": {"type": "mrkdwn", "text": text, "verbatim": True}} for text in said]
     return {"text": _mrkdwn(headline), "blocks": blocks}
 
@@ -268,7 +284,7 @@ def _text(notices: Sequence[Notice]) -> str:
     if len(notices) == 1:
         said = [f"{name}: {text}" for name, text in notices[0].facts]
         return "\n\n".join([notices[0].headline, *said, *([notices[0].link] if notices[0].link else [])]) + "\n"
-    return "\n\n".join([*(f"{one.headline}\n{one.link}" for one in _listed(notices)), _rest(notices)]) + "\n"
+    return "\n\n".join([*(f"{one.headline}\n{one.link}" for one in notices)]) + "\n"
 
 
 def _html(notices: Sequence[Notice]) -> str:
@@ -276,8 +292,8 @@ def _html(notices: Sequence[Notice]) -> str:
         facts = "".join(f"<dt><b>{name}</b></dt><dd>{html.escape(text)}</dd>" for name, text in notices[0].facts)
         body = f"<dl>{facts}</dl>{_anchor(notices[0].link, 'Open in Dagster')}"
     else:
-        lines = "".join(f"<li>{html.escape(one.headline)} {_anchor(one.link, 'open')}</li>" for one in _listed(notices))
-        body = f"<ul>{lines}</ul><p>{html.escape(_rest(notices))}</p>"
+        lines = "".join(f"<li>{html.escape(one.headline)} {_anchor(one.link, 'open')}</li>" for one in notices)
+        body = f"<ul>{lines}</ul>"
     return f"<html><body><h3>{html.escape(_headline(notices))}</h3>{body}</body></html>"
 
 
@@ -293,15 +309,6 @@ def _headline(notices: Sequence[Notice]) -> str:
         return notices[0].headline
     counts = {kind: sum(one.kind == kind for one in notices) for kind in ("new", "reminder", "resolved")}
     return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) + " incidents of customer_insights"
-
-
-def _listed(notices: Sequence[Notice]) -> Sequence[Notice]:
-    return notices[:MOST_LISTED]
-
-
-def _rest(notices: Sequence[Notice]) -> str:
-    more = len(notices) - MOST_LISTED
-    return f"and {more} more: see Dagster's pages" if more > 0 else ""
 
 
 def _plain(text: str) -> str:

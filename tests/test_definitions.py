@@ -140,9 +140,10 @@ def test_every_schedule_and_sensor_that_starts_runs_loads_stopped_unless_it_is_s
     assert running == ["orphaned_jobs"]
 
 
-def test_one_switch_loads_every_schedule_and_sensor_running():
+def test_one_switch_loads_every_schedule_and_sensor_running_but_alerts_that_nobody_would_get():
     code = (
-        "from definitions import defs\nprint({item.default_status.value for item in [*defs.schedules, *defs.sensors]})"
+        "from definitions import defs\nprint({item.default_status.value for item in [*defs.schedules, *defs.sensors]"
+        " if item.name != 'alerts'})"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
@@ -191,7 +192,8 @@ def test_two_materializations_of_one_asset_never_run_at_once_and_days_do(tmp_pat
         config = instance.get_concurrency_config()
     assert config.run_queue_config
     assert config.run_queue_config.tag_concurrency_limits == [
-        {"key": "dagster/partition", "value": {"applyLimitPerUniqueValue": True}, "limit": 1}
+        {"key": "dagster/partition", "value": {"applyLimitPerUniqueValue": True}, "limit": 1},
+        {"key": "dagster/backfill", "limit": 2},
     ]
     assert config.pool_config.default_pool_limit == 1
     assets = [asset for asset in definitions.defs.assets or [] if isinstance(asset, dg.AssetsDefinition)]

@@ -1,0 +1,408 @@
+"""Who is told of what goes wrong: once when it begins, once when it is over, by real servers of mail and webhooks."""
+
+import email
+import email.policy
+import json
+import logging
+import socketserver
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from email.message import EmailMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
+from pydantic import SecretStr, ValidationError
+
+import definitions
+from resources import notifications
+from resources.notifications import AlertSettings, Notice
+from schedules import incidents
+from schedules.alerts import alerts
+
+SECRET = "T0SECRET"
+
+
+# -- servers that take messages ----------------------------------------------------------------------------------------
+
+
+class Hook:
+    """A webhook: what was posted to it, and what it answers."""
+
+    def __init__(self) -> None:
+        self.posted: list[dict[str, Any]] = []
+        self.status = 200
+        hook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if hook.status == 200:
+                    hook.posted.append(body)
+                self.send_response(hook.status)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Quiet."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/services/{SECRET}"
+
+    @property
+    def headlines(self) -> list[str]:
+        return [one["text"] for one in self.posted]
+
+
+class Mailbox:
+    """An SMTP server: the mails that it took, and the users that it lets in."""
+
+    def __init__(self) -> None:
+        self.mails: list[EmailMessage] = []
+        self.recipients: list[str] = []
+        box = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def say(self, line: str) -> None:
+                self.wfile.write(line.encode() + b"\r\n")
+
+            def handle(self) -> None:
+                self.say("220 test")
+                while line := self.rfile.readline().decode().strip():
+                    verb = line.split()[0].upper()
+                    if verb == "DATA":
+                        self.say("354 go on")
+                        self.data()
+                    elif verb == "QUIT":
+                        return self.say("221 bye")
+                    elif verb == "RCPT":
+                        box.recipients.append(line.partition("<")[2].rstrip(">"))
+                    self.say("250 ok")
+                return None
+
+            def data(self) -> None:
+                lines = []
+                while (line := self.rfile.readline()) not in (b".\r\n", b""):
+                    lines.append(line.removeprefix(b".") if line.startswith(b"..") else line)
+                mail = email.message_from_bytes(b"".join(lines), policy=email.policy.default)
+                assert isinstance(mail, EmailMessage)
+                box.mails.append(mail)
+
+        self.server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        return self.server.server_address[1]
+
+
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
+    """A webhook that the environment names."""
+    hook = Hook()
+    monkeypatch.setenv("CUSTOMER_INSIGHTS_ALERT_WEBHOOK_URL", hook.url)
+    yield hook
+    hook.server.shutdown()
+    hook.server.server_close()
+
+
+@pytest.fixture
+def mailbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mailbox]:
+    """A mail server of this machine that the environment names."""
+    box = Mailbox()
+    monkeypatch.setenv("CUSTOMER_INSIGHTS_ALERT_EMAIL_TO", "ann@example.com, bob@example.com")
+    monkeypatch.setenv("CUSTOMER_INSIGHTS_SMTP_HOST", "127.0.0.1")
+    monkeypatch.setenv("CUSTOMER_INSIGHTS_SMTP_PORT", str(box.port))
+    monkeypatch.setenv("CUSTOMER_INSIGHTS_SMTP_STARTTLS", "false")
+    yield box
+    box.server.shutdown()
+    box.server.server_close()
+
+
+# -- a small code location whose assets fail as told -------------------------------------------------------------------
+
+BROKEN: set[str] = set()
+
+
+@dg.asset(
+    name="purchase_features",
+    check_specs=[dg.AssetCheckSpec("values_in_range", asset="purchase_features")],
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=1)),
+)
+def features_asset() -> dg.MaterializeResult:
+    """Fails, or fails its check, as told."""
+    if "run" in BROKEN:
+        raise ValueError("no warehouse <b>HOL</b>: ask `@channel`\nand more")
+    result = dg.AssetCheckResult(
+        passed="check" not in BROKEN, severity=dg.AssetCheckSeverity.WARN, description="7 rows: not <i>good</i>"
+    )
+    return dg.MaterializeResult(check_results=[result])
+
+
+DAILY = dg.DailyPartitionsDefinition("2026-03-01")
+
+
+@dg.asset(name="raw_reviews", partitions_def=DAILY)
+def reviews_asset(context: dg.AssetExecutionContext) -> None:
+    """Fails on the days that are told."""
+    if context.partition_key in BROKEN:
+        raise ValueError(f"no file of {context.partition_key}")
+
+
+MANY = [f"table_{number}" for number in range(12)]
+DAY_OLD = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=1))
+LOCATION = dg.Definitions(
+    assets=[features_asset, reviews_asset, *(dg.AssetSpec(name, freshness_policy=DAY_OLD) for name in MANY)],
+    sensors=[alerts],
+)
+
+
+class Watch:
+    """The sensor `alerts`, tick by tick, on an instance of its own."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self.cursor: str | None = None
+
+    def tick(self) -> str:
+        context = dg.build_sensor_context(
+            instance=self.instance, cursor=self.cursor, repository_def=LOCATION.get_repository_def()
+        )
+        answer = alerts(context)
+        if isinstance(answer, dg.SkipReason):
+            return str(answer.skip_message)
+        assert isinstance(answer, dg.SensorResult)
+        self.cursor = answer.cursor
+        return str(
+            answer.skip_reason.skip_message if isinstance(answer.skip_reason, dg.SkipReason) else answer.skip_reason
+        )
+
+    def make(self, asset: Any, day: str | None = None, tags: dict[str, str] | None = None) -> None:
+        dg.materialize([asset], instance=self.instance, partition_key=day, raise_on_error=False, tags=tags)
+
+    def check(self, asset: str, passed: bool) -> None:
+        self.instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(asset_key=dg.AssetKey(asset), check_name="values_in_range", passed=passed)
+        )
+
+    def fresh(self, asset: str, state: FreshnessState, at: float) -> None:
+        change = FreshnessStateChange(
+            key=dg.AssetKey(asset), new_state=state, previous_state=FreshnessState.UNKNOWN, state_change_timestamp=at
+        )
+        self.instance._report_runless_asset_event(change)
+
+
+@pytest.fixture(scope="module")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance in files, as `make ui` has one; each test begins with nothing in it."""
+    home = str(tmp_path_factory.mktemp("dagster"))
+    with dg.DagsterInstance.local_temp(home, {"telemetry": {"enabled": False}}) as instance:
+        yield instance
+
+
+@pytest.fixture
+def watch(instance: dg.DagsterInstance) -> Iterator[Watch]:
+    yield Watch(instance)
+    BROKEN.clear()
+    instance.wipe()
+
+
+def test_a_failed_run_is_told_once_and_once_when_it_is_mended(watch: Watch, hook: Hook, mailbox: Mailbox):
+    watch.make(features_asset)
+    watch.tick()
+    assert hook.posted == mailbox.mails == []
+    BROKEN.add("run")
+    watch.make(features_asset)
+    watch.tick()
+    watch.make(features_asset)
+    for _ in range(3):
+        watch.tick()
+    (posted,) = hook.posted
+    assert "purchase_features: run" in posted["text"]
+    said = json.dumps(posted, ensure_ascii=False)
+    assert "ValueError: no warehouse &lt;b&gt;HOL&lt;/b&gt;: ask '@channel'" in said
+    assert "and more" not in said
+    assert "http://127.0.0.1:3000/runs/" in said
+    (mail,) = mailbox.mails
+    assert mailbox.recipients == ["ann@example.com", "bob@example.com"]
+    html, text = mail.get_body(("html",)), mail.get_body(("plain",))
+    assert html
+    assert text
+    assert "no warehouse &lt;b&gt;HOL&lt;/b&gt;" in html.get_content()
+    assert "<b>HOL</b>" not in html.get_content()
+    assert "What to do: Open the run" in text.get_content()
+    BROKEN.clear()
+    watch.make(features_asset)
+    for _ in range(2):
+        watch.tick()
+    assert len(hook.posted) == len(mailbox.mails) == 2
+    assert hook.headlines[-1].startswith("Resolved: purchase_features")
+
+
+def test_each_day_that_fails_is_an_incident_of_its_own_and_another_day_does_not_mend_it(watch: Watch, hook: Hook):
+    BROKEN.update({"2026-03-01", "2026-03-02"})
+    for day in ("2026-03-01", "2026-03-02", "2026-03-02"):
+        watch.make(reviews_asset, day)
+    watch.tick()
+    assert [one.split(":")[0] for one in hook.headlines] == ["raw_reviews for 2026-03-01", "raw_reviews for 2026-03-02"]
+    watch.make(reviews_asset, "2026-03-03")
+    BROKEN.remove("2026-03-02")
+    watch.make(reviews_asset, "2026-03-02")
+    watch.tick()
+    assert [one.split(":")[1] for one in hook.headlines[2:]] == [" raw_reviews for 2026-03-02"]
+
+
+def test_a_run_that_is_tried_again_is_not_told(watch: Watch, hook: Hook):
+    BROKEN.add("run")
+    watch.make(features_asset, tags={"dagster/will_retry": "true"})
+    watch.tick()
+    assert hook.posted == []
+
+
+def test_a_failed_check_is_told_with_its_reason_also_when_it_passes_before_the_next_look(watch: Watch, hook: Hook):
+    BROKEN.add("check")
+    watch.make(features_asset)
+    BROKEN.clear()
+    watch.make(features_asset)
+    watch.tick()
+    assert hook.headlines == [
+        "purchase_features: the check values_in_range warns",
+        "Resolved: purchase_features: the check values_in_range warns",
+    ]
+    assert "7 rows: not &lt;i&gt;good&lt;/i&gt;" in json.dumps(hook.posted[0])
+    assert "/assets/purchase_features?view=checks&checkDetail=values_in_range" in json.dumps(hook.posted[0])
+
+
+def test_a_broken_policy_is_told_and_over_when_the_asset_is_fresh(watch: Watch, hook: Hook):
+    now = time.time()
+    watch.fresh("purchase_features", FreshnessState.WARN, now - 60)
+    watch.tick()
+    assert hook.posted == [], "a warning of some minutes is no incident"
+    watch.fresh("purchase_features", FreshnessState.FAIL, now)
+    watch.tick()
+    watch.tick()
+    watch.fresh("purchase_features", FreshnessState.PASS, now)
+    watch.tick()
+    assert hook.headlines == ["purchase_features is overdue", "Resolved: purchase_features is overdue"]
+
+
+def test_what_a_channel_does_not_take_is_sent_at_the_next_tick_and_told_once(
+    watch: Watch, hook: Hook, mailbox: Mailbox, caplog: pytest.LogCaptureFixture
+):
+    hook.status = 503
+    BROKEN.add("run")
+    watch.make(features_asset)
+    with caplog.at_level(logging.DEBUG):
+        said = watch.tick()
+    assert "the webhook answered 503" in said
+    assert "1 wait for the next tick" in said
+    assert (hook.posted, len(mailbox.mails)) == ([], 1)
+    assert SECRET not in said + caplog.text + str(watch.cursor)
+    hook.status = 200
+    watch.tick()
+    assert (len(hook.posted), len(mailbox.mails)) == (1, 1)
+
+
+def test_many_at_once_are_one_message_that_lists_them(watch: Watch, hook: Hook, mailbox: Mailbox):
+    for asset in MANY:
+        watch.fresh(asset, FreshnessState.FAIL, time.time())
+    watch.tick()
+    assert hook.headlines == ["12 new incidents of customer_insights"]
+    (mail,) = mailbox.mails
+    text = mail.get_body(("plain",))
+    assert text
+    assert all(f"{asset} is overdue" in text.get_content() for asset in MANY)
+
+
+def test_what_lasts_is_said_again_after_the_days_of_the_setting(
+    watch: Watch, hook: Hook, monkeypatch: pytest.MonkeyPatch
+):
+    BROKEN.add("run")
+    watch.make(features_asset)
+    monkeypatch.setenv("CUSTOMER_INSIGHTS_ALERT_REMINDER_DAYS", "2")
+    watch.tick()
+    state = incidents.State.read(watch.cursor)
+    later = time.time() + 2 * 86400 + 60
+    assert [one.kind for one in incidents.reminders(state, later, 2)] == ["reminder"]
+    assert incidents.reminders(state, later + 60, 2) == []
+    assert incidents.reminders(state, later * 2, 0) == []
+
+
+def test_a_cursor_that_cannot_be_read_is_begun_anew(watch: Watch, hook: Hook):
+    BROKEN.add("run")
+    watch.make(features_asset)
+    watch.cursor = '{"open": 3'
+    watch.tick()
+    assert len(hook.posted) == 1
+
+
+def test_the_cursor_stays_small_however_much_is_wrong():
+    state = incidents.State()
+    found = incidents._Found(state, 0)
+    one = incidents.Incident(kind="check", title="t" * 200, reason="r" * 400, todo="d", link="l", since=0)
+    for number in range(2 * incidents.MOST_OPEN):
+        found.begins(f"check:{number}", one.model_copy())
+    assert len(state.open) == incidents.MOST_OPEN
+    dead = notifications.Webhook(SecretStr(f"http://127.0.0.1:9/{SECRET}"))
+    problems = incidents.deliver(state, found.notices, [dead])
+    assert len(state.outbox["webhook"]) == incidents.MOST_KEPT
+    assert SECRET not in problems["webhook"]
+    assert len(state.model_dump_json()) < 1_000_000
+
+
+def test_without_a_channel_the_sensor_says_how_to_set_one_up_and_is_loaded_stopped(watch: Watch):
+    assert "CUSTOMER_INSIGHTS_ALERT_WEBHOOK_URL" in watch.tick()
+    (sensor,) = [one for one in definitions.defs.sensors or [] if one.name == "alerts"]
+    assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
+
+
+def test_a_test_message_reaches_every_channel_and_a_dead_one_is_named(
+    hook: Hook, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+):
+    assert notifications.send_test() == {"webhook": None, "email": None}
+    assert hook.headlines == [mailbox.mails[0]["Subject"]] == ["Test: alerts of customer_insights get here"]
+    monkeypatch.setenv("CUSTOMER_INSIGHTS_SMTP_STARTTLS", "true")
+    monkeypatch.setenv("CUSTOMER_INSIGHTS_ALERT_WEBHOOK_URL", f"http://127.0.0.1:9/{SECRET}")
+    outcome = notifications.send_test()
+    assert "CUSTOMER_INSIGHTS_SMTP_STARTTLS=false" in str(outcome["email"])
+    assert "cannot be reached" in str(outcome["webhook"])
+    assert SECRET not in str(outcome)
+
+
+def test_a_subject_from_data_cannot_add_a_header(hook: Hook, mailbox: Mailbox):
+    evil = Notice("new", "a\r\nBcc: eve@example.com\x1b[31m", "r", "s", "t", 'http://localhost/?a="><script>')
+    for channel in notifications.channels():
+        channel.send([evil])
+    (mail,) = mailbox.mails
+    assert mail["Bcc"] is None
+    assert mail["Subject"] == "a Bcc: eve@example.com[31m"
+    html = mail.get_body(("html",))
+    assert html
+    assert "<script>" not in html.get_content()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"alert_webhook_url": f"hooks.example.com/{SECRET}"}, "https://"),
+        ({"alert_email_to": "ann@example.com"}, "SMTP_HOST"),
+        ({"alert_email_to": "ann", "smtp_host": "mail"}, "ann@example.com"),
+        (
+            {"alert_email_to": "a@b.c", "smtp_host": "mail", "smtp_user": "u", "smtp_password": SECRET,
+             "smtp_starttls": False},
+            "TLS",
+        ),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_of_a_channel_is_refused_without_showing_its_secret(settings: dict[str, Any], said: str):
+    with pytest.raises(ValidationError, match=said) as error:
+        AlertSettings(**settings)
+    assert SECRET not in str(error.value)
