@@ -14,6 +14,8 @@ from schedules.maintenance import maintenance
 MAX_RUNTIME = "dagster/max_runtime"
 DAILY_LIMIT = {MAX_RUNTIME: str(settings().daily_run_limit_seconds)}
 LONG_LIMIT = {MAX_RUNTIME: str(settings().long_run_limit_seconds)}
+# Before a history that waits in the queue.
+FIRST = {"dagster/priority": "1"}
 
 
 def _job(name: str, selection: dg.AssetSelection, **options: Any) -> Any:
@@ -26,7 +28,7 @@ daily_reviews = _job(
     selection=dg.AssetSelection.assets(reviews.raw_reviews, reviews.review_sentiment, reviews.review_quality),
     partitions_def=catalogue.DAILY,
     # A day takes minutes; the same job also reads a history.
-    tags=LONG_LIMIT,
+    tags=LONG_LIMIT | FIRST,
     description="Reads and scores the reviews that arrived on one day, or on a range of days.",
 )
 
@@ -54,7 +56,7 @@ predictions = _job(
         monitoring.drift_report,
         insights.daily_report,
     ),
-    tags=DAILY_LIMIT,
+    tags=DAILY_LIMIT | FIRST,
     description=(
         "Joins what is scored, predicts every visit with the champion, sums up by product, measures drift and writes "
         "the daily report."
