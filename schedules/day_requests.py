@@ -227,7 +227,8 @@ def request(first: str, last: str, run_key: str, tags: Mapping[str, str]) -> dg.
     """One run for a day, or for a range of days."""
     if first == last:
         return dg.RunRequest(run_key=run_key, partition_key=first, tags=tags)
-    return dg.RunRequest(run_key=run_key, tags={**tags, RANGE_START: first, RANGE_END: last})
+    # A history waits for the days of today in the queue.
+    return dg.RunRequest(run_key=run_key, tags={**tags, RANGE_START: first, RANGE_END: last, "dagster/priority": "0"})
 
 
 def requests(
