@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -25,8 +25,12 @@ KEPT_ANSWERS = 500
 STATEMENT_SECONDS = 60
 # Warehouse seconds are attributed by it.
 QUERY_TAG = "customer_insights/dashboard"
+LOGIN_SECONDS = 10
 NO_SUCH_OBJECT = 2003
 CANCELLED = frozenset({604, 630})
+
+
+_opened: list[Session] = []
 
 
 class MissingTableError(PermanentError):
@@ -136,18 +140,30 @@ def _laptop_session(place: str) -> Session:
     """One session for all visitors of this server, as long as it lives."""
     from snowflake.snowpark import Session
 
+    with explained(_connection_name()):
+        session = Session.builder.configs(options()).create()
+    _opened.append(session)
+    return session
+
+
+def options() -> dict[str, Any]:
+    """How a laptop connects."""
     from customer_insights.settings import settings
 
-    name = _connection_name()
-    options = {
-        "connection_name": name,
+    return {
+        "connection_name": _connection_name(),
         "database": settings().database,
         "schema": settings().schema_name,
         "client_session_keep_alive": True,
         # Without it the connector asks a server that is gone again and again, without end.
         "network_timeout": STATEMENT_SECONDS,
-        "login_timeout": 10,
+        "login_timeout": LOGIN_SECONDS,
         "session_parameters": {"QUERY_TAG": QUERY_TAG, "STATEMENT_TIMEOUT_IN_SECONDS": STATEMENT_SECONDS},
     }
-    with explained(name):
-        return Session.builder.configs(options).create()
+
+
+def close() -> None:
+    """End every session that was opened; the next question opens a new one."""
+    _laptop_session.clear()
+    while _opened:
+        _opened.pop().close()

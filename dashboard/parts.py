@@ -113,7 +113,7 @@ def chart(
 
     ``names``: the columns of ``table`` that are shown -> their headings.
     """
-    st.altair_chart(drawn)
+    st.vega_lite_chart(spec=drawn)
     with st.expander("Numbers as a table"):
         numbers(table, formats, names)
 

@@ -292,8 +292,10 @@ def most_likely(selection: Selection, count: int, undecided_only: bool) -> pd.Da
 def explanation(uuid: str) -> pd.DataFrame:
     """What moved one prediction, the strongest first; empty where it was not explained."""
     return read(
-        "SELECT e.FEATURE, e.FEATURE_VALUE, e.CONTRIBUTION, e.MODEL_VERSION, p.PURCHASE_PROBABILITY\n"
+        "SELECT e.FEATURE, e.FEATURE_VALUE, e.CONTRIBUTION, e.MODEL_VERSION, p.PURCHASE_PROBABILITY, r.LANGUAGE,\n"
+        f"  LEFT(r.REVIEW_TEXT, {REVIEW_CHARACTERS}) AS REVIEW_TEXT\n"
         f"FROM {MODEL_EXPLANATIONS.name} AS e LEFT JOIN {PURCHASE_PROPENSITY.name} AS p ON p.UUID = e.UUID\n"
+        f"LEFT JOIN {RAW_REVIEWS.name} AS r ON r.UUID = e.UUID\n"
         "WHERE e.UUID = ? ORDER BY ABS(e.CONTRIBUTION) DESC, e.FEATURE",
         [uuid],
     )

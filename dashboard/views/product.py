@@ -17,28 +17,34 @@ if TYPE_CHECKING:
 
 
 def show(known: Known) -> None:
+    product = None
     with parts.part("", "Counting visits …"):
         parts.needs(PURCHASE_FEATURES.name, known.there)
         types = known.selection.types or known.options.types
         if not types:
             raise parts.empty(PURCHASE_FEATURES.name)
         product = _product(types)
-        found = queries.groups(
-            known.selection.with_type(product),
-            (),
-            ("PRODUCT_LAYOUT",),
-            ("LOAD_TIME",),
-            ("PRODUCT_RATING",),
-            ("SENTIMENT",),
-        )
-        chosen = queries.total(found)
-        if not chosen.visits:
-            raise parts.nothing_chosen()
-        figures(chosen, known.all_visits)
-        if chosen.decided:
-            _rates(known, found, chosen)
-    _aspects(known, product)
-    _examples(known, product)
+        _sales(known, product)
+    if product:
+        _aspects(known, product)
+        _examples(known, product)
+
+
+def _sales(known: Known, product: str) -> None:
+    found = queries.groups(
+        known.selection.with_type(product),
+        (),
+        ("PRODUCT_LAYOUT",),
+        ("LOAD_TIME",),
+        ("PRODUCT_RATING",),
+        ("SENTIMENT",),
+    )
+    chosen = queries.total(found)
+    if not chosen.visits:
+        raise parts.nothing_chosen()
+    figures(chosen, known.all_visits)
+    if chosen.decided:
+        _rates(known, found, chosen)
 
 
 def _product(types: tuple[str, ...]) -> str:

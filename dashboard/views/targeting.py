@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from customer_insights import display
 from customer_insights.tables import MODEL_EXPLANATIONS, PURCHASE_FEATURES, PURCHASE_PROPENSITY, TARGETING
-from customer_insights.wording import amount, feature_name, language_name, percent, signed
+from customer_insights.wording import amount, direction, feature_name, lang, language_name, percent, signed
 from dashboard import charts, parts, queries
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _list(listed: pd.DataFrame) -> None:
             {
                 "UUID": "Visit", "PURCHASE_PROBABILITY": "Probability", "PRODUCT_TYPE": "Product type",
                 "PRODUCT_LAYOUT": "Layout", "LANGUAGE_NAME": "Language", "PRODUCT_RATING": "Stars",
-                "PAGE_LOAD_TIME": "Load time", "REVIEW_SENTIMENT": "Sentiment", "REVIEW_QUALITY": "Review quality",
+                "PAGE_LOAD_TIME": "Load time", "REVIEW_SENTIMENT": "Sentiment"
             },
         )  # fmt: skip
     if len(listed) > SHOWN_ROWS:
@@ -120,14 +120,22 @@ def _list(listed: pd.DataFrame) -> None:
 
 def _why(listed: pd.DataFrame) -> None:
     st.subheader("Why this visit?", anchor=False)
-    explained = list(listed.loc[listed["EXPLAINED"].astype(int) == 1, "UUID"])
+    explained = {
+        str(row["UUID"]): f"{percent(row['PURCHASE_PROBABILITY'])} · {row['PRODUCT_TYPE']}, {row['PRODUCT_LAYOUT']} · "
+        f"{language_name(row['LANGUAGE']) or 'language not known'} · {row['UUID']}"
+        for row in queries.records(listed[listed["EXPLAINED"].astype(int) == 1])
+    }
     if not explained:
         raise parts.NothingToShow(
             "None of these predictions was explained: **model_explanations** explains the likeliest of all visits and "
             "a sample. Widen the selection, list more, or materialize it again in Dagster."
         )
     uuid = st.selectbox(
-        "Visit", explained, key="target_visit", help="the listed visits whose predictions were explained"
+        "Visit",
+        list(explained),
+        format_func=lambda chosen: display.literal(explained.get(chosen, chosen)),
+        key="target_visit",
+        help="the listed visits whose predictions were explained",
     )
     found = queries.explanation(str(uuid))
     if not len(found):
@@ -145,6 +153,10 @@ def _why(listed: pd.DataFrame) -> None:
         if len(part):
             said += f" {part['NAME'].iloc[0]} {verb} it the most."
     st.html(Markup('<p class="ci-lead">{}</p>').format(display.literal(said)))
+    text, language = found["REVIEW_TEXT"].iloc[0], str(found["LANGUAGE"].iloc[0])
+    if text:
+        quote = Markup('<blockquote lang="{}" dir="{}">{}</blockquote>')
+        st.html(parts.card(quote.format(lang(language), direction(language), display.literal(str(text)))))
     parts.chart(
         charts.signed_bars(
             rows, "NAME", "CONTRIBUTION", "What each feature contributes", "SHAP value, log-odds",
