@@ -11,6 +11,7 @@ import io
 import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
+from datetime import date
 from itertools import cycle
 from typing import TYPE_CHECKING
 
@@ -432,3 +433,45 @@ def shares_then_and_now(
     axes.set_title(title, fontsize=10, pad=20, parse_math=False)
     axes.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 0.98), frameon=False)
     return _markdown(figure, alt)
+
+
+def credits_by_day(days: Mapping[date, Mapping[str, float]], budget: float | None) -> str:
+    """Stacked columns: the estimated credits of each day by resource; dashed, the budget of a day."""
+    figure = _figure("Estimated credits by day (UTC)")
+    axes = figure.axes[0]
+    figure.set_size_inches(1.6 * SIZE_INCHES[0], SIZE_INCHES[1])
+    base = [0.0] * len(days)
+    for (resource, label), colour in zip(_RESOURCES.items(), (BLUE, ORANGE, OF_LABEL[4]), strict=True):
+        amounts = [parts.get(resource, 0.0) for parts in days.values()]
+        axes.bar(range(len(days)), amounts, bottom=base, color=colour, label=label, width=0.8)
+        base = [low + amount for low, amount in zip(base, amounts, strict=True)]
+    if budget is not None:
+        axes.axhline(budget, color=GREY, linestyle="--", linewidth=1, label=f"budget {budget:g}")
+    step = max(1, len(days) // 8)
+    axes.set_xticks(range(0, len(days), step), labels=[f"{day:%d %b}" for day in list(days)[::step]])
+    axes.tick_params(labelsize=8)
+    axes.set(ylabel="credits", ylim=(0, 1.1 * max([*base, budget or 0.0, 1e-6])))
+    figure.set_layout_engine("constrained")
+    figure.legend(fontsize=8, ncols=4, loc="outside lower center", frameon=False)
+    return _markdown(figure, "estimated credits by day and resource")
+
+
+_RESOURCES = {"compute_pool": "compute pool", "warehouse": "warehouse", "cortex": "Cortex"}
+
+
+def seconds_by_run(runs: Mapping[str, Sequence[float]]) -> str:
+    """One small panel for each asset: the seconds of its latest runs, from the oldest to the newest."""
+    from matplotlib.figure import Figure
+
+    columns = 3
+    rows = max(1, -(-len(runs) // columns))
+    figure = Figure(figsize=(2 * SIZE_INCHES[0], 1.5 * rows + 0.3), dpi=90, layout="constrained")
+    for position, (name, seconds) in enumerate(runs.items(), start=1):
+        axes = figure.add_subplot(rows, columns, position)
+        axes.plot(range(len(seconds)), seconds, color=BLUE, marker="o", markersize=3, linewidth=1.2)
+        axes.set_title(_tick(name), fontsize=9, parse_math=False)
+        axes.set_ylim(0, 1.15 * max([*seconds, 1e-6]))
+        axes.set_xticks([])
+        axes.yaxis.set_major_formatter(lambda amount, _: f"{compact(amount)} s")
+        axes.tick_params(labelsize=7)
+    return _markdown(figure, "seconds of the latest runs of each asset")

@@ -116,10 +116,10 @@ def staged(session: Session, table: Table, prefix: str, unique: bool = True) -> 
 
 
 @contextmanager
-def temporary(session: Session, select: str, binds: Sequence[object] = ()) -> Iterator[str]:
-    """A temporary table made from a query; yields its name."""
+def temporary(session: Session, select: str, binds: Sequence[object] = (), tag: str | None = None) -> Iterator[str]:
+    """A temporary table made from a query; yields its name. ``tag``: query tag of the statement."""
     name = f"TEMPORARY_{secrets.token_hex(8).upper()}"
-    query.rows(session, f"CREATE TEMPORARY TABLE {name} AS {select}", binds)
+    query.rows(session, f"CREATE TEMPORARY TABLE {name} AS {select}", binds, tag)
     try:
         yield name
     finally:

@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from snowflake.snowpark import Session
 
 
-def rows(session: Session, sql: str, binds: Sequence[object] = ()) -> list[dict[str, Any]]:
-    """The rows of a statement, column name to value; ``binds`` are the values of its ``?`` placeholders."""
-    return [row.as_dict() for row in session.sql(sql, params=list(binds) or None).collect()]
+def rows(session: Session, sql: str, binds: Sequence[object] = (), tag: str | None = None) -> list[dict[str, Any]]:
+    """The rows of a statement, column name to value; ``binds`` are the values of its ``?`` placeholders, ``tag`` its
+    query tag instead of the session's."""
+    parameters = {"QUERY_TAG": tag} if tag else None
+    return [row.as_dict() for row in session.sql(sql, params=list(binds) or None).collect(statement_params=parameters)]
 
 
 def row(session: Session, sql: str, binds: Sequence[object] = ()) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from customer_insights import publish, query
+from customer_insights import costs, publish, query
 from customer_insights.pending import Query, Window, pending, scored_by_others
 from customer_insights.settings import Settings
 from customer_insights.tables import REVIEW_SENTIMENT
@@ -119,16 +119,33 @@ def score_with_cortex(session: Session, settings: Settings, window: Window, run_
     aspects = settings.review_aspects
     categories = f", [{', '.join('?' for _ in aspects)}]" if aspects else ""
     earlier = _earlier(settings)
-    with publish.temporary(session, pending_reviews.sql, pending_reviews.binds) as asked:
-        unsettled = (
+    with (
+        publish.temporary(session, pending_reviews.sql, pending_reviews.binds) as asked,
+        publish.temporary(
+            session,
             "SELECT p.TEXT_HASH, ANY_VALUE(p.REVIEW_TEXT) AS REVIEW_TEXT\n"
             f"FROM {asked} AS p LEFT JOIN ({earlier.sql}) AS k ON k.TEXT_HASH = p.TEXT_HASH\n"
-            "WHERE k.LABEL IS NULL AND COALESCE(k.UNANSWERED, 0) < ? GROUP BY p.TEXT_HASH"
+            "WHERE k.LABEL IS NULL AND COALESCE(k.UNANSWERED, 0) < ? GROUP BY p.TEXT_HASH",
+            (*earlier.binds, settings.sentiment_attempts),
+        ) as unsettled,
+    ):
+        # In the tag before they are sent: whatever becomes of this process, Snowflake knows what it is asked.
+        counted = query.row(
+            session, f"SELECT COUNT(*) AS N, COALESCE(SUM(OCTET_LENGTH(REVIEW_TEXT)), 0) AS B FROM {unsettled}"
+        )
+        texts = int(counted["N"])
+        tag = costs.query_tag(
+            run_id,
+            REVIEW_SENTIMENT.name.lower(),
+            costs.partition_label(window.start, window.end),
+            cortex_rows=texts,
+            cortex_tokens=int(counted["B"]) // costs.BYTES_PER_TOKEN + texts * settings.cortex_prompt_tokens,
         )
         with publish.temporary(
             session,
-            f"SELECT t.TEXT_HASH, AI_SENTIMENT(t.REVIEW_TEXT{categories}) AS ANSWER\nFROM ({unsettled}) AS t",
-            (*aspects, *earlier.binds, settings.sentiment_attempts),
+            f"SELECT t.TEXT_HASH, AI_SENTIMENT(t.REVIEW_TEXT{categories}) AS ANSWER\nFROM {unsettled} AS t",
+            aspects,
+            tag,
         ) as answers:
             merged = publish.transaction(
                 session, REVIEW_SENTIMENT, lambda: _merge_answers(session, settings, asked, answers, run_id)

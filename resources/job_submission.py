@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from dagster import AssetExecutionContext, OpExecutionContext
 
+from resources import steps
 from resources.errors import JobRejectedError
-from resources.job_lookup import RANGE, jobs_in, run_tag
+from resources.job_lookup import jobs_in, run_tag
 from resources.job_payload import PayloadSnapshot, UploadedPayload
 
 if TYPE_CHECKING:
@@ -40,19 +41,9 @@ class JobIdentity:
 
     @classmethod
     def of(cls, context: StepContext) -> JobIdentity:
-        step = context.get_step_execution_context().step.key
-        if not context.has_assets_def:
-            # An op's name says nothing outside of its job; an asset's is one.
-            step = f"{context.job_name}.{step}"
-        key = (context.run_id, step, context.retry_number)
+        key = (context.run_id, steps.name(context), context.retry_number)
         _CALLS[key] += 1
-        partition = None
-        # A run for one day may also make assets that have no partitions.
-        whole = context.has_assets_def and context.assets_def.partitions_def is None
-        if not whole and (context.has_partition_key or context.has_partition_key_range):
-            window = context.partition_key_range
-            partition = window.start if window.start == window.end else f"{window.start}{RANGE}{window.end}"
-        return cls(*key, _CALLS[key], partition)
+        return cls(*key, _CALLS[key], steps.partition(context))
 
     @property
     def name_begins(self) -> str:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import ParamSpec, TypeVar
 
 import dagster as dg
 
 from customer_insights.settings import settings
 from customer_insights.transient import is_transient
+from resources import metering
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -26,18 +28,21 @@ LONGEST_WAIT_SECONDS = 600
 def retried(step: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """A function of an asset or a check that Dagster calls again after an error that another attempt may mend.
 
+    What the step used is on its materialization (``metering``).
     Stands below ``@dg.asset``. The step waits outside of its process and of its pool's slot.
     """
 
     @functools.wraps(step)
     def attempt(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        began = datetime.now(UTC)
         try:
-            return step(*args, **kwargs)
+            result = step(*args, **kwargs)
         except Exception as error:
             retry = dg.OpExecutionContext.get().retry_number
             if retry >= RETRIES or not is_transient(error):
                 raise
             raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=wait_seconds(retry)) from error
+        return metering.with_use(result, kwargs, began)
 
     return attempt
 

@@ -23,6 +23,7 @@ from pydantic import Field
 
 from customer_insights.connecting import SnowflakeConnectionError, SnowflakeUnreachableError, explained
 from customer_insights.transient import is_transient
+from resources import steps
 
 if TYPE_CHECKING:
     from dagster_snowflake import SnowflakeResource
@@ -138,8 +139,11 @@ class SnowflakeConnection(dg.ConfigurableResource):
 
     def _options(self) -> dict[str, Any]:
         chosen = {"database": self.database, "schema": self.schema_name, "warehouse": self.warehouse}
+        tag = steps.query_tag()
         return {
             "connection_name": self.name,
+            # What Snowflake's history tells a step's statements by; see customer_insights.costs.
+            **({"session_parameters": {"QUERY_TAG": tag}} if tag else {}),
             **{name: value for name, value in chosen.items() if value},
         }
 

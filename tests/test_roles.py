@@ -27,7 +27,7 @@ ALLOWED = {
             *("USAGE", "CREATE TABLE", "CREATE VIEW", "CREATE STAGE", "CREATE MODEL", "CREATE DATASET"),
             "CREATE SERVICE",
         },
-        "WAREHOUSE": {"USAGE"},
+        "WAREHOUSE": {"USAGE", "MONITOR"},
         "COMPUTE POOL": {"USAGE", "MONITOR"},
         "INTEGRATION": {"USAGE"},
     },

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from customer_insights import scoring
+from customer_insights import costs, scoring
 from customer_insights.jobs.pipes_stage_writer import open_job_pipes
 from customer_insights.pending import Query, Window, count
 from customer_insights.settings import Settings
@@ -49,11 +49,18 @@ class JobRun:
 
 @contextmanager
 def job() -> Iterator[JobRun]:
-    """Join the Dagster run that submitted this job; the session is set to the settings' schema and warehouse."""
+    """Join the Dagster run that submitted this job; the session is set to the settings' schema, and tagged as the
+    sessions of the step are."""
     with open_job_pipes(may_be_retried=is_transient_in_job) as (pipes, session):
         settings = Settings(**pipes.extras["settings"])
+        session.query_tag = _query_tag(pipes)
         session.use_schema(settings.qualified_schema)
         yield JobRun(pipes, session, settings, pipes.extras)
+
+
+def _query_tag(pipes: PipesContext) -> str:
+    days = pipes.partition_key_range if pipes.is_partition_step else None
+    return costs.query_tag(pipes.run_id, pipes.asset_key, costs.partition_label(days.start, days.end) if days else None)
 
 
 def score(
