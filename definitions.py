@@ -12,7 +12,7 @@ import dagster as dg
 # Partition-wise data versions and range backfills are marked beta; the warning would stand before every line of output.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
-from assets import automation, catalogue, conversion, freshness, insights, monitoring, reviews
+from assets import automation, catalogue, conversion, costs, freshness, insights, monitoring, reviews
 from customer_insights.settings import settings
 from resources.compute_pool import ComputePool
 from resources.snowflake import SnowflakeConnection
@@ -38,7 +38,7 @@ def definitions(resources: Mapping[str, Any] | None = None) -> dg.Definitions:
         schema_name=settings().schema_name,
         warehouse=settings().warehouse,
     )
-    loaded = dg.load_assets_from_modules([reviews, conversion, insights, monitoring])
+    loaded = dg.load_assets_from_modules([reviews, conversion, insights, monitoring, costs])
     made = [asset for asset in loaded if isinstance(asset, dg.AssetsDefinition)]
     return dg.Definitions(
         assets=[

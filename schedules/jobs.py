@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets import catalogue, conversion, freshness, insights, monitoring, reviews
+from assets import catalogue, conversion, costs, freshness, insights, monitoring, reviews
 from customer_insights.settings import settings
 from schedules.maintenance import maintenance
 
@@ -54,6 +54,7 @@ predictions = _job(
         insights.purchase_rates,
         insights.targeting,
         monitoring.drift_report,
+        costs.pipeline_costs,
         insights.daily_report,
     ),
     tags=DAILY_LIMIT | FIRST,
