@@ -24,7 +24,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def report(instance: dg.DagsterInstance, day: int, **checks: bool) -> None:
+def report(instance: dg.DagsterInstance, day: float, **checks: bool) -> None:
     """A drift report on the day-th morning, whose checks pass unless told otherwise."""
 
     @dg.asset(
