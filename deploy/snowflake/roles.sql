@@ -27,7 +27,8 @@ GRANT USAGE ON DATABASE {{ database }} TO ROLE SECURITYADMIN;
 GRANT USAGE ON SCHEMA {{ database }}.{{ schema }}_NETWORK TO ROLE SECURITYADMIN;
 
 -- A warehouse resumes by itself for whoever may use it.
-GRANT USAGE ON WAREHOUSE {{ warehouse }} TO ROLE {{ pipeline_role }};
+-- MONITOR shows, of its history, also what the jobs ran: their users are not this one, and their cost would be missing.
+GRANT USAGE, MONITOR ON WAREHOUSE {{ warehouse }} TO ROLE {{ pipeline_role }};
 GRANT USAGE ON DATABASE {{ database }} TO ROLE {{ pipeline_role }};
 -- Temporary tables and stages are covered; a job is a service.
 GRANT USAGE, CREATE TABLE, CREATE VIEW, CREATE STAGE, CREATE MODEL, CREATE DATASET, CREATE SERVICE
