@@ -102,11 +102,12 @@ def newest_day(
 ) -> Iterator[dg.AssetCheckResult]:
     """Asks once for every table."""
     asked = {key.asset_key.to_user_string() for key in context.selected_asset_check_keys}
-    yield from (one for asset, one in _results(config.now(context.run), snowflake).items() if asset in asked)
+    yield from (one for asset, one in results(config.now(context.run), snowflake).items() if asset in asked)
 
 
 @retried
-def _results(now: datetime, snowflake: SnowflakeConnection) -> dict[str, dg.AssetCheckResult]:
+def results(now: datetime, snowflake: SnowflakeConnection) -> dict[str, dg.AssetCheckResult]:
+    """Asset -> how it stands at ``now``."""
     zone = ZoneInfo(settings().timezone)
     with snowflake.session() as session:
         found = arrivals.look(session, settings(), now)

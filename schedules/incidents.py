@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 from dagster._core.definitions.freshness import FreshnessState
+from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.scheduler.instigation import InstigatorStatus, TickStatus
 from dagster._core.storage.asset_check_execution_record import (
@@ -396,7 +397,7 @@ def _ticks(instance: dg.DagsterInstance, watched: Watched, state: State, found: 
     for one in instance.all_instigator_state(instigator_statuses=running):
         if one.instigator_name == watched.myself:
             continue
-        wanted = 1 if one.instigator_type is dg.InstigatorType.SCHEDULE else FAILED_TICKS
+        wanted = 1 if one.instigator_type is InstigatorType.SCHEDULE else FAILED_TICKS
         ticks = instance.get_ticks(
             one.instigator_origin_id,
             one.selector_id,

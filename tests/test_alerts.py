@@ -16,6 +16,21 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    SensorInstigatorData,
+    TickData,
+    TickStatus,
+)
+from dagster._daemon.types import DaemonHeartbeat
+from dagster_shared.error import SerializableErrorInfo
 from pydantic import SecretStr, ValidationError
 
 import definitions
@@ -157,6 +172,9 @@ def reviews_asset(context: dg.AssetExecutionContext) -> None:
         raise ValueError(f"no file of {context.partition_key}")
 
 
+ORIGIN = RemoteInstigatorOrigin(
+    RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("definitions.py"), "__repository__"), "new_review_files"
+)
 MANY = [f"table_{number}" for number in range(12)]
 DAY_OLD = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=1))
 LOCATION = dg.Definitions(
@@ -292,6 +310,50 @@ def test_a_broken_policy_is_told_and_over_when_the_asset_is_fresh(watch: Watch, 
     watch.fresh("purchase_features", FreshnessState.PASS, now)
     watch.tick()
     assert hook.headlines == ["purchase_features is overdue", "Resolved: purchase_features is overdue"]
+
+
+def test_a_sensor_that_fails_again_and_again_is_told_and_over_when_it_ticks(watch: Watch, hook: Hook):
+    state = InstigatorState(ORIGIN, InstigatorType.SENSOR, InstigatorStatus.RUNNING, SensorInstigatorData())
+    watch.instance.add_instigator_state(state)
+    error = SerializableErrorInfo("PermanentError: the stage REVIEWS does not exist\n", [], "PermanentError")
+
+    def ticked(status: TickStatus) -> None:
+        watch.instance.create_tick(
+            TickData(
+                state.instigator_origin_id,
+                state.instigator_name,
+                InstigatorType.SENSOR,
+                status,
+                time.time(),
+                selector_id=state.selector_id,
+                error=error if status is TickStatus.FAILURE else None,
+            )
+        )
+        watch.tick()
+
+    try:
+        ticked(TickStatus.FAILURE)
+        ticked(TickStatus.FAILURE)
+        assert hook.posted == []
+        ticked(TickStatus.FAILURE)
+        ticked(TickStatus.FAILURE)
+        ticked(TickStatus.SKIPPED)
+    finally:
+        watch.instance.delete_instigator_state(state.instigator_origin_id, state.selector_id)
+    assert hook.headlines == ["sensor new_review_files fails", "Resolved: sensor new_review_files fails"]
+    assert "the stage REVIEWS does not exist" in json.dumps(hook.posted[0])
+
+
+def test_a_daemon_that_stands_still_is_told(watch: Watch, hook: Hook):
+    def beat(ago: float) -> None:
+        watch.instance.add_daemon_heartbeat(DaemonHeartbeat(time.time() - ago, "SENSOR", "id", []))
+        watch.tick()
+
+    beat(10)
+    assert hook.posted == []
+    beat(3600)
+    beat(10)
+    assert hook.headlines == ["Dagster's sensor is not well", "Resolved: Dagster's sensor is not well"]
 
 
 def test_what_a_channel_does_not_take_is_sent_at_the_next_tick_and_told_once(

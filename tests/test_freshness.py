@@ -164,6 +164,11 @@ def run_check(graph: Graph, as_of: datetime) -> dict[str, dg.AssetCheckEvaluatio
     return {one.asset_key.to_user_string(): one for one in result.get_asset_check_evaluations()}
 
 
+def ask(graph: Graph, as_of: datetime) -> dict[str, dg.AssetCheckResult]:
+    """What the check finds, without a run."""
+    return freshness.results(as_of, SnowflakeConnection(database=graph.database, schema_name="HOL_SCHEMA"))
+
+
 def read_day(graph: Graph, day: date, uuid: str) -> None:
     """One review of a day as ingest leaves it: its row, and its file in the ledger."""
     at = datetime.combine(day, time(2, 30)).isoformat(sep=" ")
@@ -199,7 +204,7 @@ def test_backfilling_an_old_day_does_not_make_the_newest_one_fresh(empty_graph: 
     day = date(2026, 3, 10)
     read_day(empty_graph, day, "a-1")
     score(empty_graph, day, "a-1")
-    fine = run_check(empty_graph, utc(day + timedelta(days=1), 6, 30))
+    fine = ask(empty_graph, utc(day + timedelta(days=1), 6, 30))
     assert {one.passed for one in fine.values()} == {True}
     assert len(fine) == len(arrivals.TABLES)
     stale = run_check(empty_graph, utc(day + timedelta(days=2), 7, 30))["raw_reviews"]
@@ -209,7 +214,7 @@ def test_backfilling_an_old_day_does_not_make_the_newest_one_fresh(empty_graph: 
     with empty_graph.instance as instance:
         partition = (day - timedelta(days=30)).isoformat()
         instance.report_runless_asset_event(dg.AssetMaterialization("raw_reviews", partition=partition))
-    still = run_check(empty_graph, utc(day + timedelta(days=2), 8))["raw_reviews"]
+    still = ask(empty_graph, utc(day + timedelta(days=2), 8))["raw_reviews"]
     assert not still.passed
     assert still.metadata["newest day"].value == day.isoformat()
     assert still.metadata["overdue by"].value == "1.0 hours"
@@ -218,11 +223,11 @@ def test_backfilling_an_old_day_does_not_make_the_newest_one_fresh(empty_graph: 
 def test_a_table_that_lacks_a_day_is_warned_of_then_overdue_and_what_comes_after_it_is_not_blamed(empty_graph: Graph):
     day = date(2026, 3, 10)
     read_day(empty_graph, day, "a-1")
-    soon = run_check(empty_graph, utc(day, 3))
+    soon = ask(empty_graph, utc(day, 3))
     assert {one.passed for one in soon.values()} == {True}
     assert soon["review_quality"].metadata["reviews waiting"].value == 1
-    later = run_check(empty_graph, utc(day, 6))
-    over = run_check(empty_graph, utc(day + timedelta(days=1), 7))
+    later = ask(empty_graph, utc(day, 6))
+    over = ask(empty_graph, utc(day + timedelta(days=1), 7))
     for found, severity in ((later, dg.AssetCheckSeverity.WARN), (over, dg.AssetCheckSeverity.ERROR)):
         failed = {name: one.severity for name, one in found.items() if not one.passed}
         assert failed == {"review_sentiment": severity, "review_quality": severity}
@@ -235,25 +240,25 @@ def test_a_scored_review_with_a_visit_is_expected_among_the_features(empty_graph
     score(empty_graph, day, "a-1")
     session = empty_graph.session()
     session.sql("INSERT INTO TABULAR_DATA VALUES ('a-1', 'Chair', 'grid', 1.0, 4, 1)").collect()
-    found = run_check(empty_graph, utc(day + timedelta(days=1), 8))
+    found = ask(empty_graph, utc(day + timedelta(days=1), 8))
     assert {name for name, one in found.items() if not one.passed} == {"purchase_features"}
     from customer_insights import features
 
     features.build(session)
-    assert run_check(empty_graph, utc(day + timedelta(days=1), 8))["purchase_features"].passed
+    assert ask(empty_graph, utc(day + timedelta(days=1), 8))["purchase_features"].passed
 
 
 def test_a_file_that_waits_on_the_stage_is_warned_of_and_then_overdue(empty_graph: Graph):
     empty_graph.put("waits.txt", b'"a-1","good chair"')
     now = datetime.now(UTC)
-    waiting = run_check(empty_graph, now + timedelta(minutes=5))["raw_reviews"]
+    waiting = ask(empty_graph, now + timedelta(minutes=5))["raw_reviews"]
     assert waiting.passed
     assert waiting.metadata["files waiting"].value == 1
     tomorrow = datetime.combine(now.date() + timedelta(days=1), time(), UTC)
-    warned = run_check(empty_graph, max(now + timedelta(hours=2, minutes=5), tomorrow + timedelta(hours=2)))
+    warned = ask(empty_graph, max(now + timedelta(hours=2, minutes=5), tomorrow + timedelta(hours=2)))
     assert warned["raw_reviews"].severity is dg.AssetCheckSeverity.WARN
     assert not warned["raw_reviews"].passed
-    over = run_check(empty_graph, tomorrow + timedelta(hours=7))["raw_reviews"]
+    over = ask(empty_graph, tomorrow + timedelta(hours=7))["raw_reviews"]
     assert over.severity is dg.AssetCheckSeverity.ERROR
     assert "1 files that arrived on" in (over.description or "")
 
