@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
@@ -23,7 +23,7 @@ from scored_reviews import scored, write
 
 from assets import catalogue
 from customer_insights.settings import settings
-from schedules import day_requests
+from schedules import day_requests, jobs
 
 LAUNCH = """
 mutation Launch($params: LaunchBackfillParams!) {
@@ -59,9 +59,9 @@ def workspace(instance: dg.DagsterInstance) -> Iterator[WorkspaceProcessContext]
         yield context
 
 
-def launched(context: WorkspaceProcessContext, days: list[str], *assets: str) -> str:
+def launched(context: WorkspaceProcessContext, days: list[str], **what: Any) -> str:
     """Launch a backfill through GraphQL, let the daemon ask for its runs, and give its id."""
-    params = {"assetSelection": [{"path": [name]} for name in assets], "partitionNames": days}
+    params = {**what, "partitionNames": days}
     answer = execute_dagster_graphql(context.create_request_context(), LAUNCH, {"params": params}).data
     backfill = answer["launchPartitionBackfill"]
     assert backfill["__typename"] == "LaunchBackfillSuccess", backfill
@@ -84,25 +84,29 @@ def ranges(instance: dg.DagsterInstance) -> set[tuple[str, str]]:
     return {(run.tags[day_requests.RANGE_START], run.tags[day_requests.RANGE_END]) for run in runs}
 
 
-def test_a_range_of_days_is_one_run_and_a_long_one_a_run_a_month_whose_page_shows_how_far_it_is(empty_graph: Graph):
-    first = catalogue.FIRST_DAY
-    days = [day.isoformat() for day in map(date.fromordinal, range(*_ordinals(first, 40)))]
+def days_from(first: str, count: int) -> list[str]:
+    start = date.fromisoformat(first)
+    return [(start + timedelta(days=number)).isoformat() for number in range(count)]
+
+
+def test_a_range_of_days_is_one_run_and_a_history_a_run_a_month_with_the_limit_of_its_job(empty_graph: Graph):
+    days = days_from(catalogue.FIRST_DAY, 40)
+    assets = [{"path": [key.to_user_string()]} for key in day_requests.OF_REVIEWS]
     with empty_graph.instance as instance, workspace(instance) as context:
-        launched(context, days[:3], "raw_reviews", "review_sentiment", "review_quality")
+        three = launched(context, days[:3], assetSelection=assets)
         assert ranges(instance) == {(days[0], days[2])}
+        shown = progress(context, three)
+        assert {name: one["numPartitionsInProgress"] for name, one in shown.items()} == {
+            key.to_user_string(): 3 for key in day_requests.OF_REVIEWS
+        }
         instance.delete_run(instance.get_runs()[0].run_id)
 
-        rescoring = launched(context, days, "review_sentiment", "review_quality")
+        location = next(iter(context.create_request_context().code_locations)).name
+        repository = {"repositoryName": "__repository__", "repositoryLocationName": location}
+        job = {"partitionSetName": "rescoring_partition_set", "repositorySelector": repository}
+        launched(context, days, selector=job)
         assert ranges(instance) == {(days[0], days[30]), (days[31], days[39])}
-        shown = progress(context, rescoring)
-        assert set(shown) == {"review_sentiment", "review_quality"}
-        assert all(counts["numPartitionsTargeted"] == 40 for counts in shown.values())
-        assert all(counts["numPartitionsInProgress"] == 40 for counts in shown.values())
-
-
-def _ordinals(first: str, count: int) -> tuple[int, int]:
-    start = date.fromisoformat(first).toordinal()
-    return start, start + count
+        assert {run.tags[jobs.MAX_RUNTIME] for run in instance.get_runs()} == {str(settings().long_run_limit_seconds)}
 
 
 def test_a_failed_day_is_seen_and_materialized_alone(empty_graph: Graph):
