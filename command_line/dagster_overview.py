@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -68,17 +69,19 @@ def _alive(instance: dg.DagsterInstance) -> bool:
 def _assets(instance: dg.DagsterInstance, graph: AssetGraph) -> Iterable[Asset]:
     keys = [key for key in graph.toposorted_asset_keys if graph.get(key).is_materializable]
     known = {record.asset_entry.asset_key: record for record in instance.get_asset_records(keys)}
-    checks = _failed_checks(instance, graph)
+    failed, passed = _checks(instance, graph)
     states = asyncio.run(_freshness(instance, [graph.get(key) for key in keys]))
-    return [_asset(key, known.get(key), states[key], checks.get(key, [])) for key in keys]
+    return [_asset(key, known.get(key), states[key], failed.get(key, []), passed[key]) for key in keys]
 
 
-def _asset(key: dg.AssetKey, record: AssetRecord | None, state: Freshness, checks: list[FailedCheck]) -> Asset:
+def _asset(
+    key: dg.AssetKey, record: AssetRecord | None, state: Freshness, failed: list[FailedCheck], passed: int
+) -> Asset:
     name = key.to_user_string()
     entry = record.asset_entry.last_materialization if record else None
     made = entry.asset_materialization if entry else None
     if entry is None or made is None:
-        return Asset(name, None, None, None, state, tuple(checks))
+        return Asset(name, None, None, None, state, tuple(failed), passed)
     rows = made.metadata.get("dagster/row_count")
     return Asset(
         name,
@@ -86,7 +89,8 @@ def _asset(key: dg.AssetKey, record: AssetRecord | None, state: Freshness, check
         made.partition,
         int(str(rows.value)) if rows else None,
         state,
-        tuple(checks),
+        tuple(failed),
+        passed,
     )
 
 
@@ -104,18 +108,23 @@ async def _freshness(instance: dg.DagsterInstance, nodes: list[AssetNode]) -> di
     return states
 
 
-def _failed_checks(instance: dg.DagsterInstance, graph: AssetGraph) -> dict[dg.AssetKey, list[FailedCheck]]:
+def _checks(
+    instance: dg.DagsterInstance, graph: AssetGraph
+) -> tuple[dict[dg.AssetKey, list[FailedCheck]], Counter[dg.AssetKey]]:
+    """By asset, the checks whose last evaluation failed, and how many passed."""
     found: dict[dg.AssetKey, list[FailedCheck]] = {}
+    passed = Counter[dg.AssetKey]()
     latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(graph.asset_check_keys))
     for key, record in latest.items():
         evaluation = record.evaluation
+        passed[key.asset_key] += record.status == AssetCheckExecutionRecordStatus.SUCCEEDED
         if record.status != AssetCheckExecutionRecordStatus.FAILED or evaluation is None:
             continue
         asset = key.asset_key.to_user_string()
         error = evaluation.severity == dg.AssetCheckSeverity.ERROR
         said = FailedCheck(asset, key.name, error, evaluation.description or "", _time(record.create_timestamp))
         found.setdefault(key.asset_key, []).append(said)
-    return found
+    return found, passed
 
 
 def _run(record: dg.RunRecord) -> Run:

@@ -29,7 +29,6 @@ MACHINE: dict[str, Probe] = {
     "model weights": machine_probes.model_weights,
     "Dagster": machine_probes.dagster_instance,
     "disk": machine_probes.disk,
-    "alerts": machine_probes.alerts,
 }
 SNOWFLAKE: dict[str, Callable[[Session], list[Finding]]] = {
     "privileges": snowflake_probes.privileges,
@@ -42,9 +41,9 @@ SNOWFLAKE: dict[str, Callable[[Session], list[Finding]]] = {
 CORTEX = "Cortex"
 
 
-def examine(console: Console, *, as_json: bool, cortex: bool, seconds: float) -> bool:
+def examine(console: Console, *, as_json: bool, cortex: bool, send_alert: bool = False, seconds: float) -> bool:
     """Print what was found; whether nothing must be mended."""
-    found = look(cortex=cortex, seconds=seconds)
+    found = look(cortex=cortex, send_alert=send_alert, seconds=seconds)
     well = not any(finding.level == "failed" for finding in found)
     if as_json:
         print_json({"well": well, "findings": [asdict(finding) for finding in found]})
@@ -54,7 +53,7 @@ def examine(console: Console, *, as_json: bool, cortex: bool, seconds: float) ->
     return well
 
 
-def look(*, cortex: bool, seconds: float) -> list[Finding]:
+def look(*, cortex: bool, send_alert: bool, seconds: float) -> list[Finding]:
     """What every probe found, those of Snowflake first."""
     asked = [*SNOWFLAKE, *([CORTEX] if cortex else [])]
     with progress() as bar:
@@ -80,7 +79,8 @@ def look(*, cortex: bool, seconds: float) -> list[Finding]:
                 _close(session)
         if not cortex:
             of_snowflake.append(skipped(CORTEX, "not asked (--no-cortex)"))
-        of_machine = [finding for name, probe in MACHINE.items() for finding in within(name, probe)]
+        machine = {**MACHINE, "alerts": lambda: machine_probes.alerts(send_alert)}
+        of_machine = [finding for name, probe in machine.items() for finding in within(name, probe)]
     return [*found, *of_snowflake, *of_machine]
 
 
@@ -148,7 +148,7 @@ def _table(found: list[Finding], width: int) -> Table:
         mark, colour = MARKS[finding.level]
         text = plain(finding.found)
         if finding.remedy:
-            text = text + Text("\n→ ", colour) + plain(finding.remedy)
+            text = Text.assemble(text, ("\n→ ", colour), plain(finding.remedy))
         table.add_row(Text(mark, f"bold {colour}"), Text(finding.probe, "bold"), text)
     return table
 
@@ -158,6 +158,7 @@ def _conclusion(found: list[Finding]) -> Text:
     warned = sum(finding.level == "warning" for finding in found)
     if count:
         return Text(f"{count} of {len(found)} must be mended: run what stands behind →", "bold red")
-    return Text("everything that the project needs is there", "bold green") + (
-        Text(f"; {warned} to know of", "yellow") if warned else Text("")
+    return Text.assemble(
+        ("everything that the project needs is there", "bold green"),
+        (f"; {warned} to know of", "yellow") if warned else "",
     )

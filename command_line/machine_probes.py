@@ -5,8 +5,6 @@ Nothing here asks Snowflake.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import os
 import re
@@ -180,7 +178,12 @@ def dagster_instance() -> list[Finding]:
         for place, effect in INSTANCE_SETTINGS.items()
         if not _at(configured, place)
     ]
-    return [*findings, *_slots()] or [ok("Dagster", f"{file}: queue, pools, retries and monitoring are set")]
+    return [*findings, *_slots()] or [ok("Dagster", f"{_place(file)}: queue, pools, retries and monitoring are set")]
+
+
+def _place(path: Path) -> Path:
+    """As a person in the checkout writes it."""
+    return path.relative_to(local.ROOT) if path.is_relative_to(local.ROOT) else path
 
 
 def _at(configured: Any, place: tuple[str, ...]) -> Any:
@@ -210,7 +213,7 @@ def disk() -> list[Finding]:
     for folder in sorted(folders):
         there = next(place for place in (folder, *folder.parents) if place.exists())
         free = shutil.disk_usage(there).free / GIB
-        said = f"{free:.0f} GB free for {folder}"
+        said = f"{free:.0f} GB free for {_place(folder)}"
         if free < NEEDED_GIB:
             findings.append(failed("disk", said, "make room: runs and tables would end half-way"))
         elif free < WANTED_GIB:
@@ -220,12 +223,17 @@ def disk() -> list[Finding]:
     return findings
 
 
-def alerts() -> list[Finding]:
-    """Somebody is told when an asset is overdue or failed."""
-    if importlib.util.find_spec("resources.notifications") is None:
-        return [warning("alerts", "no channel: nobody is told when something is overdue or failed")]
-    channels = importlib.import_module("resources.notifications").channels()
-    if not channels:
+def alerts(send: bool = False) -> list[Finding]:
+    """Somebody is told when an asset is overdue or failed. ``send``: try it, by a message that says it is a test."""
+    from resources import notifications
+
+    names = [channel.name for channel in notifications.channels()]
+    if not names:
         said = "no channel is set: nobody is told when something is overdue or failed"
-        return [warning("alerts", said, "see docs/operating.md: e-mail or a webhook")]
-    return [ok("alerts", f"{len(channels)} channels: {', '.join(sorted(type(one).__name__ for one in channels))}")]
+        return [warning("alerts", said, "set up a webhook or e-mail: docs/alerts.md")]
+    if not send:
+        return [ok("alerts", f"to {', '.join(names)}; --send-alert tries it")]
+    return [
+        failed("alerts", f"{name}: {wrong}", "docs/alerts.md") if wrong else ok("alerts", f"{name}: a test was sent")
+        for name, wrong in notifications.send_test().items()
+    ]

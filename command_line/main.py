@@ -144,13 +144,18 @@ def doctor(
     cortex: Annotated[
         bool, typer.Option(help="ask AI_SENTIMENT about one short text, which costs a fraction of a cent")
     ] = True,
+    send_alert: Annotated[
+        bool, typer.Option("--send-alert", help="send a test message to every channel of alerts")
+    ] = False,
     seconds: Annotated[float, typer.Option(help="after which a probe that has no answer is given up", min=1)] = 30,
 ) -> None:
     """Look whether everything that the project needs is there, and say what to run where it is not; exit code 1 when
     something must be mended."""
     from command_line.doctor import examine
 
-    raise typer.Exit(0 if examine(console, as_json=as_json, cortex=cortex, seconds=seconds) else FAILED)
+    raise typer.Exit(
+        0 if examine(console, as_json=as_json, cortex=cortex, send_alert=send_alert, seconds=seconds) else FAILED
+    )
 
 
 @app.command(rich_help_panel="Set up")

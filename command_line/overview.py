@@ -34,6 +34,7 @@ class Asset:
     rows: int | None
     freshness: Freshness
     failed_checks: tuple[FailedCheck, ...] = ()
+    passed_checks: int = 0
     said: str = ""
 
 

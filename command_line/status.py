@@ -105,15 +105,17 @@ def screen(found: Overview) -> RenderableType:
 
 
 def _head(found: Overview) -> Text:
-    reached = Text(" cannot be used", "bold red") if found.snowflake.error else Text("")
-    dagster = "Dagster runs" if found.dagster.alive else "Dagster is not running"
-    return (
-        Text(found.snowflake.connection, "bold") + reached + Text(f" · {found.schema} · {dagster} · {_clock(found.at)}")
+    return Text.assemble(
+        (found.snowflake.connection, "bold"),
+        (" cannot be used", "bold red") if found.snowflake.error else "",
+        f" · {found.schema} · ",
+        ("Dagster runs", "green") if found.dagster.alive else "Dagster is not running",
+        f" · {_clock(found.at)}",
     )
 
 
 def _assets(found: Overview) -> Table:
-    table = _plain_table(("asset", "left"), ("made", "right"), ("", "right"), ("rows", "right"), ("day", "left"))
+    table = _plain_table(("asset", "left"), ("made", "right"), ("ago", "right"), ("rows", "right"), ("day", "left"))
     table.add_column("freshness")
     table.add_column("checks", overflow="fold", ratio=1)
     for asset in found.dagster.assets:
@@ -135,8 +137,12 @@ def _assets(found: Overview) -> Table:
 def _check_words(asset: Asset) -> Text:
     failed = sum(check.blocking for check in asset.failed_checks)
     warned = len(asset.failed_checks) - failed
-    words = Text(f"{failed} failed", "bold red") if failed else Text("")
-    return words + (Text(f"{' ' if failed else ''}{warned} warned", "yellow") if warned else Text(""))
+    words = (
+        (f"{failed} failed", "bold red") if failed else None,
+        (f"{warned} warned", "yellow") if warned else None,
+        (f"{asset.passed_checks} passed", "dim") if asset.passed_checks else None,
+    )
+    return Text(", ").join(Text(*word) for word in words if word)
 
 
 def _runs(found: Overview) -> Table:
@@ -181,10 +187,11 @@ def _facts(found: Overview) -> Table:
 
 
 def _switched(on: list[str], off: list[str]) -> Text:
-    words = Text("on ", "green") + Text(", ".join(on)) if on else Text("")
-    return words + (
-        Text(f"{'; ' if on else ''}") + Text("off ", "dim") + Text(", ".join(off), "dim") if off else Text("")
+    words = (
+        Text.assemble(("on ", "green"), ", ".join(on)) if on else None,
+        Text.assemble(("off ", "yellow"), (", ".join(off), "dim")) if off else None,
     )
+    return Text("; ").join(word for word in words if word)
 
 
 def _reviews(snowflake: Snowflake, now: datetime) -> Text:
@@ -192,9 +199,14 @@ def _reviews(snowflake: Snowflake, now: datetime) -> Text:
     if newest is None:
         return Text("none yet")
     age = (now.date() - newest).days
-    day = Text(f"newest day {newest} ({'today' if age <= 0 else f'{age} d ago'})", "" if age <= 1 else "yellow")
-    rejected = f", {snowflake.rejected:,} rejected ({snowflake.rejected_newest_day:,} of that day)"
-    return Text(f"{snowflake.reviews:,}, ") + day + Text(rejected, "yellow" if snowflake.rejected_newest_day else "")
+    day = f"newest day {newest} ({'today' if age <= 0 else f'{age} d ago'})"
+    rejected = f"{snowflake.rejected:,} rejected ({snowflake.rejected_newest_day:,} of that day)"
+    return Text.assemble(
+        f"{snowflake.reviews:,}, ",
+        (day, "" if age <= 1 else "yellow"),
+        ", ",
+        (rejected, "yellow" if snowflake.rejected_newest_day else ""),
+    )
 
 
 def _version(version: Version, now: datetime) -> str:
@@ -205,8 +217,10 @@ def _version(version: Version, now: datetime) -> str:
 
 def _wrong(found: Overview) -> list[RenderableType]:
     warned = [check for asset in found.dagster.assets for check in asset.failed_checks if not check.blocking]
-    lines: list[RenderableType] = [Text("✗ ", "bold red") + plain(problem) for problem in found.problems]
-    lines += [Text("! ", "yellow") + plain(f"{check.check} of {check.asset}: {check.said}") for check in warned]
+    lines: list[RenderableType] = [Text.assemble(("✗ ", "bold red"), plain(problem)) for problem in found.problems]
+    lines += [
+        Text.assemble(("! ", "yellow"), plain(f"{check.check} of {check.asset}: {check.said}")) for check in warned
+    ]
     return [Text(), *lines] if lines else [Text(), Text("nothing is overdue or failed", "bold green")]
 
 
