@@ -204,4 +204,4 @@ def test_two_materializations_of_one_asset_never_run_at_once_and_days_do(tmp_pat
             assert pool not in pools
             pools[pool] = asset.key.to_user_string()
     assert pools == {name: name for name in pools}
-    assert len(pools) == 12
+    assert len(pools) == 13
