@@ -5,6 +5,7 @@ through it, with answers kept for a while. What is asked is in ``queries``.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from customer_insights.transient import causes, error_number, is_transient
 if TYPE_CHECKING:
     import pandas as pd
     from snowflake.snowpark import Session
+
+logger = logging.getLogger(__name__)
 
 # Answers are shown again for as long without asking; people press "Read again" for newer ones.
 KEPT_SECONDS = 600
@@ -166,4 +169,8 @@ def close() -> None:
     """End every session that was opened; the next question opens a new one."""
     _laptop_session.clear()
     while _opened:
-        _opened.pop().close()
+        try:
+            _opened.pop().close()
+        except Exception as error:
+            # Closing asks the server, which may have forgotten the session.
+            logger.info("a Snowflake session could not be closed: %s", error)

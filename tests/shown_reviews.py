@@ -32,11 +32,11 @@ def shown(rows: int = 400) -> pd.DataFrame:
     frame = scored(rows)
     rng = np.random.default_rng(7)
     frame["ARRIVAL_DATE"] = [TODAY - timedelta(days=int(back)) for back in rng.integers(0, DAYS, rows)]
+    frame.loc[frame["SENTIMENT_LABEL"] == "mixed", "REVIEW_SENTIMENT"] = 0.5
     hostile = frame.index[frame["LANGUAGE"] == "en"][: rows // 16]
     frame.loc[hostile, "PRODUCT_TYPE"] = HOSTILE_TYPE
     frame.loc[hostile[: len(HOSTILE_TEXTS)], "REVIEW_TEXT"] = list(HOSTILE_TEXTS)
     frame.loc[hostile[: len(HOSTILE_TEXTS)], "REVIEW_SENTIMENT"] = [1.0, 0.99, 0.98]
-    frame.loc[frame["SENTIMENT_LABEL"] == "mixed", "REVIEW_SENTIMENT"] = 0.5
     # The likeliest of all has a name that a spreadsheet would run.
     frame.loc[hostile[0], ["UUID", "PURCHASE_PROBABILITY"]] = ["=1+1", 0.999]
     frame.loc[hostile[0], "PURCHASE_DECISION"] = 0

@@ -260,7 +260,7 @@ def test_reviews_are_of_the_kind_and_the_words_asked_for(graph: Graph):
         "SELECT COUNT(*) FROM PURCHASE_FEATURES WHERE REVIEW_SENTIMENT < -0.2 AND PURCHASE_DECISION = 1"
     )
     page = opened("reviews")
-    page.text_input(key="reviews_contains").set_value("REVIEW 7 ").run()
+    page.text_input(key="reviews_contains").set_value("REVIEW 123 WORD").run()
     assert html(page).count("<article") == 1
     page.text_input(key="reviews_contains").set_value("100%_'").run()
     assert "No review matches" in words(page)
