@@ -19,7 +19,7 @@ def test_every_asset_is_materialized_and_every_blocking_check_passes(materialize
     assert set(materializations(result)) == {
         *("raw_reviews", "review_sentiment", "review_quality", "reviews", "purchase_features", "conversion_model"),
         *("champion", "purchase_propensity", "model_explanations", "product_insights", "drift_report"),
-        *("aspect_insights", "purchase_rates", "targeting", "daily_report"),
+        *("aspect_insights", "purchase_rates", "targeting", "daily_report", "pipeline_costs"),
     }
     failed = [
         event.asset_check_evaluation_data.check_name
