@@ -12,6 +12,7 @@ import pytest
 from days_of_arrival import run
 
 import definitions
+from assets import automation as automatic
 from schedules import day_requests
 
 DAY = "2026-03-02"
@@ -117,3 +118,9 @@ def test_a_day_that_was_only_read_is_scored_and_no_other(automation: Automation)
     automation.made("raw_reviews", "second", DAY)
     asked = automation.tick()
     assert asked == sorted({"review_sentiment", "review_quality", *DOWNSTREAM})
+
+
+def test_every_asset_has_a_condition_but_those_that_something_else_asks_for():
+    made = {key.to_user_string() for key in definitions.defs.resolve_asset_graph().materializable_asset_keys}
+    assert made - set(automatic.BY_ASSET) == {"raw_reviews", "conversion_model", "pipeline_costs"}
+    assert set(automatic.BY_ASSET) <= made

@@ -100,7 +100,7 @@ def test_purchases_and_scores_that_drift_retrain_at_once(instance, check: str):
 
 
 def test_drift_that_went_away_and_values_that_are_missing_are_no_reason(instance):
-    report(instance, 0, no_feature_drift=False)
+    report(instance, 0, no_feature_drift=False, nulls_stable=False)
     report(instance, 1, no_feature_drift=False, nulls_stable=False)
     report(instance, 2, nulls_stable=False)
     assert tick(instance, 2.1).startswith("no reason to train")
