@@ -27,7 +27,8 @@ environment wins. Lists are separated by commas. Dagster reads the settings when
 restart `make ui`. A job gets the settings of the run that submitted it.
 
 How Snowflake is reached is no setting: that is the connection of `connections.toml`, chosen by
-`SNOWFLAKE_DEFAULT_CONNECTION_NAME` ([connections.md](connections.md)).
+`SNOWFLAKE_DEFAULT_CONNECTION_NAME` ([connections.md](connections.md)). Who is told of what goes wrong is set in the
+environment alone, because it holds secrets ([alerts.md](alerts.md#set-it-up)).
 """
 
 

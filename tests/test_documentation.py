@@ -16,6 +16,7 @@ import definitions
 from command_line.main import app
 from customer_insights import deployment
 from customer_insights.settings import Settings, settings
+from resources.notifications import AlertSettings
 
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -81,8 +82,8 @@ def test_every_command_and_option_of_customer_insights_that_is_named_exists():
             calls += 1
             name = next((word for word in words if not word.startswith("-")), "")
             options = {word.partition("=")[0] for word in words if word.startswith("--")}
-            completion = {"--help", "--install-completion", "--show-completion"}
-            if (name and name not in known) or options - known.get(name, set()) - completion:
+            everywhere = {"--help", "--debug", "--install-completion", "--show-completion"}
+            if (name not in ("", "COMMAND", *known)) or options - known.get(name, set()) - everywhere:
                 wrong.append(f"{page.name}: customer-insights {' '.join(words)}")
     assert calls > 5
     assert wrong == []
@@ -97,7 +98,8 @@ def test_every_module_that_is_run_exists():
 
 
 def test_every_setting_that_is_named_exists():
-    known = {f"CUSTOMER_INSIGHTS_{name.upper()}" for name in Settings.model_fields} | {"CUSTOMER_INSIGHTS_DEBUG"}
+    fields = [*Settings.model_fields, *AlertSettings.model_fields, "debug"]
+    known = {f"CUSTOMER_INSIGHTS_{name.upper()}" for name in fields}
     sql = deployment.roles_script(settings())
     named = {name for page in PAGES for name in re.findall(r"\bCUSTOMER_INSIGHTS_\w+", page.read_text())}
     assert named & known
