@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui dashboard embedded stop test lint format typecheck audit rounds bench eval models clean browser postgres
+.PHONY: help setup demo ui dashboard embedded stop test lint format typecheck audit rounds month bench eval models clean browser postgres
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -81,6 +81,9 @@ ROUNDS ?= 200
 SEED ?= 1
 rounds: setup ## kill and retry the writing jobs at random, and count their rows (ROUNDS=200 SEED=1)
 	@PYTHONPATH=tests $(BIN)/python -m rounds --rounds $(ROUNDS) --seed $(SEED)
+
+month: setup ## play a month of operation at a simulated clock and write docs/simulated-month.md (about 10 minutes)
+	@PYTHONPATH=tests $(BIN)/python -m month --days 30 --seed $(SEED) --page docs/simulated-month.md
 
 bench: setup ## run the benchmarks
 	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done

@@ -35,9 +35,10 @@ CHROMIUM = next(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How long the randomized tests go on, and from which seed."""
+    """How long the randomized and the simulated tests go on, and from which seed."""
     parser.addoption("--fault-rounds", type=int, default=5, help="runs of a job under random faults")
     parser.addoption("--fault-seed", type=int, default=1, help="seed of their faults")
+    parser.addoption("--month-days", type=int, default=6, help="6: a simulated week; 30: the month of docs/")
 
 
 # These share the graph that was materialized once.
