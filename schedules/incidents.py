@@ -20,6 +20,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from dagster._core.definitions.freshness import FreshnessState
 from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.events import JobFailureData
 from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.scheduler.instigation import InstigatorStatus, TickStatus
 from dagster._core.storage.asset_check_execution_record import (
@@ -79,6 +80,7 @@ class Incident(BaseModel):
     by_policy: bool = False
     assets: tuple[str, ...] = ()
     days: tuple[str, ...] = ()
+    by_day: tuple[str, ...] = ()
     job: str = ""
 
 
@@ -114,8 +116,10 @@ class State(BaseModel):
 
 @dataclass(frozen=True)
 class Watched:
-    """What is looked at: assets with a policy, their checks, and the name of the sensor that looks."""
+    """What is looked at: all assets, those with days and those with a policy; their checks; the sensor that looks."""
 
+    assets: frozenset[str]
+    by_day: frozenset[str]
     policies: frozenset[str]
     checks: frozenset[tuple[str, str]]
     myself: str
@@ -125,7 +129,7 @@ def update(instance: dg.DagsterInstance, watched: Watched, state: State, now: fl
     """Bring ``state`` up to ``now``; returns what is to be said."""
     found = _Found(state, now)
     _checks(instance, watched, state, found, now)
-    _runs(instance, state, found, now)
+    _runs(instance, watched, state, found, now)
     _policies(instance, watched, state, found, now)
     _ticks(instance, watched, state, found, now)
     _daemons(instance, state, found, now)
@@ -256,7 +260,7 @@ def _failed(one: dg.AssetCheckEvaluation) -> str:
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
-def _runs(instance: dg.DagsterInstance, state: State, found: _Found, now: float) -> None:
+def _runs(instance: dg.DagsterInstance, watched: Watched, state: State, found: _Found, now: float) -> None:
     """Runs that failed and are not tried again; one incident for the same assets and days, however often they fail."""
     after = state.runs - OVERLAP_SECONDS if state.runs else now - LOOK_BACK_SECONDS
     records = instance.get_run_records(
@@ -269,7 +273,7 @@ def _runs(instance: dg.DagsterInstance, state: State, found: _Found, now: float)
     for record in records:
         run = record.dagster_run
         if run.tags.get(WILL_RETRY_TAG) != "true":
-            key, incident = _failed_run(instance, run, record.end_time or record.update_timestamp.timestamp())
+            key, incident = _failed_run(instance, watched, run, record.end_time or record.update_timestamp.timestamp())
             if key not in state.open and not _mended(instance, incident):
                 found.begins(key, incident)
     for key, incident in list(state.open.items()):
@@ -277,25 +281,30 @@ def _runs(instance: dg.DagsterInstance, state: State, found: _Found, now: float)
             found.ends(key)
 
 
-def _failed_run(instance: dg.DagsterInstance, run: dg.DagsterRun, at: float) -> tuple[str, Incident]:
+def _failed_run(instance: dg.DagsterInstance, watched: Watched, run: dg.DagsterRun, at: float) -> tuple[str, Incident]:
     records = instance.get_records_for_run(
         run.run_id, of_type={dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
     ).records
     events = [event for record in records if (event := record.event_log_entry.dagster_event)]
     steps = [event for event in events if event.event_type is dg.DagsterEventType.STEP_FAILURE]
-    selected = {key.to_user_string() for key in run.asset_selection or ()}
-    # A step has its asset's name; one that has none is a check or an op.
+    # A step has its asset's name; one that has none is a check's or an op's. A run without failed steps did not get to
+    # its assets.
     names = sorted({event.step_key for event in steps if event.step_key})
-    assets = tuple(name for name in names if name in selected) if selected else tuple(names)
+    names = names or sorted(key.to_user_string() for key in run.asset_selection or ())
     days = _days(run)
-    said = [_first_sentence(event.event_specific_data.error) for event in steps
-            if isinstance(event.event_specific_data, StepFailureData)]  # fmt: skip
-    said += [event.message or "" for event in events if event.event_type is dg.DagsterEventType.RUN_FAILURE]
-    what = ", ".join(names) or run.job_name
+    errors = [
+        event.event_specific_data.error
+        for event in (*steps, *events)
+        if isinstance(event.event_specific_data, StepFailureData | JobFailureData)
+    ]
+    said = [*map(_first_sentence, errors), *(event.message or "" for event in events)]
+    what = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "") or run.job_name
     when = f" for {days[0]}" + (f" to {days[-1]}" if len(days) > 1 else "") if days else ""
+    # The name of Dagster's own job of whatever somebody chose says nothing.
+    of_job = "" if run.job_name.startswith("__") else f" of {run.job_name}"
     return f"run:{run.job_name}:{what}:{'..'.join(days[:1] + days[-1:])}", Incident(
         kind="run",
-        title=f"{what}{when}: run {run.run_id[:8]} of {run.job_name} failed",
+        title=f"{what}{when}: run {run.run_id[:8]}{of_job} failed",
         reason=_cut(next((text for text in said if text), "the run ended without saying why")),
         todo=(
             "Open the run and read the failed step's error: it says what to do. Then choose Re-execute from failure; "
@@ -303,8 +312,9 @@ def _failed_run(instance: dg.DagsterInstance, run: dg.DagsterRun, at: float) -> 
         ),
         link=_page("runs", run.run_id),
         since=at,
-        assets=assets,
+        assets=tuple(name for name in names if name in watched.assets),
         days=days,
+        by_day=tuple(name for name in names if name in watched.by_day),
         job=run.job_name,
     )
 
@@ -330,11 +340,8 @@ def _first_sentence(error: SerializableErrorInfo | None) -> str:
 
 def _mended(instance: dg.DagsterInstance, incident: Incident) -> bool:
     """Whether everything that failed has been made since, or the job that makes no asset went well since."""
-    known = {asset for asset in incident.assets if instance.get_latest_materialization_event(dg.AssetKey(asset))}
-    if incident.assets and known == set(incident.assets):
+    if incident.assets:
         return all(_made(instance, asset, incident) for asset in incident.assets)
-    if incident.assets and known:
-        return False
     later = instance.get_run_records(
         dg.RunsFilter(
             job_name=incident.job,
@@ -348,15 +355,15 @@ def _mended(instance: dg.DagsterInstance, incident: Incident) -> bool:
 
 
 def _made(instance: dg.DagsterInstance, asset: str, incident: Incident) -> bool:
+    # Only the partitions of an asset that has some are asked for: others are made in the same run without one.
+    days = incident.days if asset in incident.by_day else ()
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(
-            asset_key=dg.AssetKey(asset),
-            asset_partitions=list(incident.days) or None,
-            after_timestamp=incident.since,
+            asset_key=dg.AssetKey(asset), asset_partitions=list(days) or None, after_timestamp=incident.since
         ),
-        limit=max(1, 4 * len(incident.days)),
+        limit=max(1, 4 * len(days)),
     ).records
-    return {record.partition_key for record in records} >= set(incident.days) if incident.days else bool(records)
+    return {record.partition_key for record in records} >= set(days) if days else bool(records)
 
 
 # -- policies, ticks, daemons ------------------------------------------------------------------------------------------

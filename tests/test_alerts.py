@@ -278,6 +278,23 @@ def test_each_day_that_fails_is_an_incident_of_its_own_and_another_day_does_not_
     assert [one.split(":")[1] for one in hook.headlines[2:]] == [" raw_reviews for 2026-03-02"]
 
 
+def test_a_run_that_did_not_get_to_its_assets_is_mended_by_nothing_but_them(watch: Watch, hook: Hook):
+    job = LOCATION.resolve_implicit_global_asset_job_def()
+    assets = frozenset({dg.AssetKey("purchase_features")})
+    # The day of a run with other assets, whose days these are.
+    run = watch.instance.create_run_for_job(job, asset_selection=assets, tags={"dagster/partition": "2026-03-01"})
+    watch.instance.report_run_failed(run, "the worker died")
+    watch.tick()
+    (title,) = hook.headlines
+    assert title.startswith("purchase_features for 2026-03-01: run")
+    watch.make(reviews_asset, "2026-03-01")
+    watch.tick()
+    assert len(hook.posted) == 1
+    watch.make(features_asset)
+    watch.tick()
+    assert hook.headlines[1:] == [f"Resolved: {title}"]
+
+
 def test_a_run_that_is_tried_again_is_not_told(watch: Watch, hook: Hook):
     BROKEN.add("run")
     watch.make(features_asset, tags={"dagster/will_retry": "true"})
