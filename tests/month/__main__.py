@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, cast, get_args
@@ -86,7 +87,12 @@ def main(
     os.execve(sys.executable, [sys.executable, "-m", "month", *sys.argv[1:]], surroundings(at))  # noqa: S606
 
 
-def inside(folder: Path, days: int, seed: int, page: Path | None, outcome: Path | None, sabotage: str | None) -> int:
+Say = Callable[[str], None]
+
+
+def inside(
+    folder: Path, say: Say, days: int, seed: int, page: Path | None, outcome: Path | None, sabotage: str | None
+) -> int:
     """The same in the simulated time: 0 when everything is as it should be."""
     from month.audit import compare
     from month.page import written
