@@ -249,8 +249,11 @@ def _mistakes_in_settings(error: Exception) -> str:
     """Which variable of the environment or of .env is wrong, and how; empty for another error."""
     from pydantic import ValidationError
 
-    if not isinstance(error, ValidationError) or error.title != "Settings":
+    if not isinstance(error, ValidationError) or error.title not in ("Settings", "AlertSettings"):
         return ""
+    if error.title == "AlertSettings":
+        # Some of these are secrets: what was found is not printed.
+        return "; ".join(problem["msg"] for problem in error.errors(include_input=False))
     return "\n".join(
         f"CUSTOMER_INSIGHTS_{'_'.join(map(str, problem['loc'])).upper()} is {problem['input']!r}: {problem['msg']}"
         for problem in error.errors()

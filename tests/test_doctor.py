@@ -220,6 +220,15 @@ def test_an_instance_that_was_not_set_up_is_told(run, monkeypatch, tmp_path):
     assert "no folder" in said_of(machine_probes.dagster_instance())
 
 
+def test_alerts_that_do_not_get_through_are_told(monkeypatch):
+    assert [one.level for one in machine_probes.alerts()] == ["warning"]
+    monkeypatch.setenv("CUSTOMER_INSIGHTS_ALERT_WEBHOOK_URL", "http://127.0.0.1:9/secret")
+    assert [one.level for one in machine_probes.alerts()] == ["ok"]
+    (tried,) = machine_probes.alerts(send=True)
+    assert tried.level == "failed"
+    assert "secret" not in tried.found
+
+
 def test_a_probe_without_an_answer_is_given_up_and_the_others_go_on(run, embedded):
     faults = Faults.of_connection()
     faults.add({"kind": "delay", "match": "SHOW WAREHOUSES", "seconds": 60})
