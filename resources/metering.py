@@ -45,13 +45,10 @@ def _used(
     snowflake: SnowflakeConnection, step: costs.Step, known: Mapping[str, Any], began: datetime
 ) -> dict[str, float]:
     with snowflake.session() as session:
-        as_of = datetime.now(UTC) + CLOCKS_DIFFER
-        ran = [
-            one
-            for one in costs.statements(session, settings(), began - CLOCKS_DIFFER, as_of)
-            if one.step == step and one.ended >= began - CLOCKS_DIFFER
-        ]
-        rows, _ = costs.estimate(session, settings(), ran, [], as_of)
+        now = datetime.now(UTC)
+        ran = costs.statements(session, settings(), began - CLOCKS_DIFFER, now + CLOCKS_DIFFER)
+        # How long the warehouse stays up after this, and for whom, is not known yet.
+        rows, _ = costs.estimate(session, settings(), [one for one in ran if one.step == step], [], now)
     of_job = known.get("snowflake/estimated_credits")
     ran_for = _number(known.get("snowflake/run_seconds")) * _number(known.get("snowflake/nodes"))
     credits = sum(row["ESTIMATED_CREDITS"] or 0.0 for row in rows) + _number(of_job)
