@@ -26,6 +26,17 @@ REVISIONS = {
 # No tokenizer makes fewer than one token of this many characters of a review; what a model cannot read need not be
 # tokenized.
 _CHARACTERS_A_TOKEN = 8
+# Of the checkout, or of what was uploaded with a job.
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def located(name: str) -> str:
+    """``name``, or where the folder is that it names from the project's root.
+
+    A folder below ``customer_insights/`` is uploaded with the jobs, whose actors work in another directory.
+    """
+    folder = _ROOT / name
+    return str(folder) if folder.is_dir() else name
 
 
 def identity(name: str, revision: str | None) -> tuple[str, str]:
@@ -36,7 +47,7 @@ def identity(name: str, revision: str | None) -> tuple[str, str]:
     Raises:
         ValueError: ``name`` is no folder and has no known revision, and none was given.
     """
-    folder = Path(name)
+    folder = Path(located(name))
     if folder.is_dir():
         return folder.name, revision or _folder_revision(folder)
     known = revision or REVISIONS.get(name)
@@ -66,6 +77,7 @@ class SequenceClassifier:
 
         # A bar that is redrawn fills a job's log.
         logging.disable_progress_bar()
+        name = located(name)
         self.name, self.revision = identity(name, revision)
         torch.set_num_threads(threads)
         where: dict[str, Any] = {} if Path(name).is_dir() else {"revision": self.revision}

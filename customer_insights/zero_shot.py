@@ -71,7 +71,7 @@ def hypotheses(template: str = HYPOTHESIS_TEMPLATE, labels: Sequence[str] | None
 
 def _refuse_unlearnt(model: str, asked: Sequence[str]) -> None:
     """A model of a few hypotheses answers any question, and its answers to others mean nothing."""
-    config = Path(model) / "config.json"
+    config = Path(sequence_classifier.located(model)) / "config.json"
     learnt: list[str] = json.loads(config.read_text(encoding="utf-8")).get(LEARNT, []) if config.is_file() else []
     unknown = [hypothesis for hypothesis in asked if hypothesis not in learnt]
     if learnt and unknown:

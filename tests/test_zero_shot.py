@@ -292,3 +292,11 @@ def test_a_long_premise_is_cut_and_its_hypothesis_is_not(inference_model: Path) 
     long = "a thing " * 500
     logits = classifier.logits([long, long], ["This review is short.", "This review is of a thing."])
     assert not np.allclose(logits[0], logits[1])
+
+
+def test_a_folder_of_the_project_is_found_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    by_path = zero_shot.identity(Settings(quality_model=str(zero_shot.EMBEDDED)))
+    monkeypatch.chdir(tmp_path)
+    assert zero_shot.identity(Settings(quality_model="customer_insights/weights/quality_nli")) == by_path
+    with pytest.raises(PermanentError, match="has learnt"):
+        zero_shot.load(Settings(quality_model="customer_insights/weights/quality_nli", quality_labels=("a", "b")))
