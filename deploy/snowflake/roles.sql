@@ -52,7 +52,8 @@ GRANT OWNERSHIP ON COMPUTE POOL {{ compute_pool }} TO ROLE SYSADMIN COPY CURRENT
 -- AI_SENTIMENT. Granted to PUBLIC by default, which an administrator may have taken back.
 GRANT DATABASE ROLE SNOWFLAKE.CORTEX_USER TO ROLE {{ pipeline_role }};
 
--- What the jobs' containers may reach: the package index and the model hub, by name. Leave it out when both come from a stage.
+-- What the jobs' containers may reach: the package index and the model hub, by name. The hub's two may be left
+-- out where no model comes from it.
 CREATE NETWORK RULE IF NOT EXISTS {{ database }}.{{ schema }}_NETWORK.PACKAGES_AND_MODELS
   MODE = EGRESS TYPE = HOST_PORT
   VALUE_LIST = ('pypi.org:443', 'files.pythonhosted.org:443', 'huggingface.co:443', 'cdn-lfs.huggingface.co:443');
