@@ -80,30 +80,42 @@ def main(start: str = "overview") -> None:
     """The whole app; ``start``: the page that an address without one opens."""
     st.set_page_config(page_title="Customer insights", page_icon=str(ICON), layout="wide")
     st.html(f"<style>{STYLE.read_text()}</style>")
+    every = views()
+    known: list[Known] = []
     pages = [
-        st.Page(_page(view), title=view.title, icon=view.icon, url_path=name, default=name == start)
-        for name, view in views().items()
+        st.Page(_page(view, known), title=view.title, icon=view.icon, url_path=name, default=name == start)
+        for name, view in every.items()
     ]
-    st.navigation(pages, position="top").run()
+    page = st.navigation(pages, position="top")
+    # Outside of the page: what is inside of one forgets its widgets when another is opened.
+    found = _frame(every[page.url_path or start])
+    if found:
+        known.append(found)
+        page.run()
 
 
-def _page(view: View) -> Callable[[], None]:
+def _page(view: View, known: list[Known]) -> Callable[[], None]:
     def page() -> None:
-        st.title(view.title, anchor=False)
-        try:
-            with st.spinner("Reading what there is …"):
-                there = connection_checked()
-                options, all_visits = _everything(there)
-        except CustomerInsightsError as error:
-            st.error(parts.plain(f"{error}"[:1].upper() + f"{error}"[1:] + "."), icon=":material/cloud_off:")
-            st.button("Try again", on_click=connection.read_again, type="primary", icon=":material/refresh:")
-            return
-        chosen = filters(options, view.filtered)
-        st.caption(view.about)
-        _lead(view, chosen, there)
-        view.show(Known(chosen, options, all_visits, there))
+        view.show(known[0])
 
     return page
+
+
+def _frame(view: View) -> Known | None:
+    """What is around every page, and what all of them know; None where Snowflake cannot be read."""
+    st.title(view.title, anchor=False)
+    try:
+        with st.spinner("Reading what there is …"):
+            there = connection_checked()
+            options, all_visits = _everything(there)
+    except CustomerInsightsError as error:
+        st.error(parts.sentence(error), icon=":material/cloud_off:")
+        st.button("Try again", on_click=connection.read_again, type="primary", icon=":material/refresh:")
+        return None
+    chosen = filters(options, view.filtered)
+    st.caption(view.about)
+    _lead(view, chosen, there)
+    return Known(chosen, options, all_visits, there)
 
 
 def connection_checked() -> frozenset[str]:
@@ -135,10 +147,11 @@ def _everything(there: frozenset[str]) -> tuple[Options, Total]:
 def filters(options: Options, apply: bool) -> Selection:
     """The filters in the sidebar. At the first run they are taken from the address, later the address follows them."""
     state = st.session_state
-    if "chosen" not in state:
-        state.chosen = selection.of_address({key: st.query_params.get_all(key) for key in st.query_params})
-    # Widgets forget what they showed when another page is opened; the selection is kept beside them.
-    kept: Selection = state.chosen.within(options)
+    if "initial" not in state:
+        state.initial = selection.of_address({key: st.query_params.get_all(key) for key in st.query_params})
+        state.cleared = 0
+    # The widgets begin with the same until everything is shown again: with another default it is another widget.
+    kept: Selection = state.initial.within(options)
     with st.sidebar:
         st.header("Show", anchor=False)
         if not apply:
@@ -149,7 +162,7 @@ def filters(options: Options, apply: bool) -> Selection:
                     label,
                     getattr(options, name),
                     default=getattr(kept, name),
-                    key=f"filter_{name}_{state.get('cleared', 0)}",
+                    key=f"filter_{name}_{state.cleared}",
                     placeholder="All",
                     format_func=_language if name == "languages" else str,
                     disabled=not apply,
@@ -163,11 +176,10 @@ def filters(options: Options, apply: bool) -> Selection:
             st.button("Show everything", on_click=_clear, icon=":material/filter_alt_off:", disabled=not apply)
         st.divider()
         _freshness()
-    state.chosen = found
-    address = found.address()
-    others = {key: st.query_params.get_all(key) for key in st.query_params if key not in _OURS}
-    if {key: st.query_params.get_all(key) for key in st.query_params} != {**others, **address}:
-        st.query_params.from_dict({**others, **address})
+    shown = {key: st.query_params.get_all(key) for key in st.query_params}
+    address = {key: values for key, values in shown.items() if key not in _OURS} | found.address()
+    if shown != address:
+        st.query_params.from_dict(address)
     return found
 
 
@@ -187,7 +199,7 @@ def _days(options: Options, kept: Selection, apply: bool) -> tuple[date | None, 
         min_value=options.first,
         max_value=options.last,
         format="YYYY-MM-DD",
-        key=f"filter_{DAYS}_{st.session_state.get('cleared', 0)}",
+        key=f"filter_{DAYS}_{st.session_state.cleared}",
         disabled=not apply,
     )
     days = tuple(picked) if isinstance(picked, (tuple, list)) else (picked,)
@@ -197,9 +209,9 @@ def _days(options: Options, kept: Selection, apply: bool) -> tuple[date | None, 
 
 def _clear() -> None:
     state = st.session_state
-    state.chosen = Selection()
+    state.initial = Selection()
     # New names make new widgets, which are empty.
-    state.cleared = state.get("cleared", 0) + 1
+    state.cleared += 1
 
 
 def _lead(view: View, chosen: Selection, there: frozenset[str]) -> None:

@@ -46,12 +46,13 @@ def part(title: str, waiting: str | None = None) -> Iterator[None]:
     except NothingToShow as nothing:
         note(str(nothing))
     except MissingTableError as error:
-        note(f"{_sentence(error)} In Dagster, materialize the asset of that name, then press Read again.")
+        note(f"{sentence(error)} In Dagster, materialize the asset of that name, then press Read again.")
     except CustomerInsightsError as error:
-        st.error(_sentence(error), icon=":material/error:")
+        st.error(sentence(error), icon=":material/error:")
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
+    """What an error says, for Streamlit's own texts."""
     text = plain(str(error)).rstrip(".")
     return f"{text[:1].upper()}{text[1:]}."
 
