@@ -292,7 +292,9 @@ class Settings(BaseSettings):
         default=3, ge=1, description="days with a drifted feature in a row that retrain; purchases and scores: one"
     )
     retraining_cooldown_days: float = Field(
-        default=7, ge=0, description="days after a retraining in which drift does not start another"
+        default=3,
+        ge=0,
+        description="days after a training in which drift starts none; a week or more: drift never starts one",
     )
     model_monitor: bool = Field(
         default=False, description="let Snowflake monitor the champion too (CREATE MODEL MONITOR; accounts only)"
