@@ -133,7 +133,7 @@ def _why(listed: pd.DataFrame) -> None:
     uuid = st.selectbox(
         "Visit",
         list(explained),
-        format_func=lambda chosen: display.literal(explained.get(chosen, chosen)),
+        format_func=lambda chosen: display.literal(explained[str(chosen)]),
         key="target_visit",
         help="the listed visits whose predictions were explained",
     )
