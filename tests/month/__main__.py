@@ -44,8 +44,6 @@ def surroundings(folder: Path) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1",
         "CUSTOMER_INSIGHTS_TIMEZONE": "Europe/Berlin",
         "CUSTOMER_INSIGHTS_RETRY_SECONDS": "0.2",
-        # Shorter than the week between two trainings by the calendar: else drift would never come to its turn.
-        "CUSTOMER_INSIGHTS_RETRAINING_COOLDOWN_DAYS": "3",
         INSIDE: str(folder),
     }
 

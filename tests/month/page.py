@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 
-from customer_insights.settings import settings
 from month.audit import Comparison, step_of, stop_of
 from month.operation import SCHEDULES, SENSORS, Ran
 from month.plan import HISTORY_WEEKS, ZONE
@@ -23,9 +22,8 @@ the same goes wrong.
 On: {on}.
 
 Off: `automation`, and the hourly observation that it waits for: the morning's schedule makes the same. The time zone is
-Europe/Berlin, where clocks change on the 29th. {weeks} weeks of scored reviews were there before. Settings that are not
-the defaults: `retraining_cooldown_days` is {cooldown}, or else the training of every Monday would come before one that
-drift starts; a retry waits for 0.2 s.
+Europe/Berlin, where clocks change on the 29th. {weeks} weeks of scored reviews were there before. All other settings
+are the defaults, but for a retry's wait of 0.2 s.
 
 What had to come out was written down before, from the files alone (`tests/month/plan.py`).
 
@@ -45,7 +43,6 @@ def written(record: Record, compared: Sequence[Comparison]) -> str:
         minutes=record.seconds / 60,
         on=", ".join(f"`{name}`" for name in (*SCHEDULES, "newest_days_schedule", *SENSORS)),
         weeks=HISTORY_WEEKS,
-        cooldown=f"{settings().retraining_cooldown_days:g}",
     )
     days = [*record.plan.calendar.dates, record.plan.calendar.dates[-1] + timedelta(days=1)]
     parts = (

@@ -183,7 +183,7 @@ def _play(record: Record, moment: Moment, clock: Clock, stage: Path, sabotage: S
 
 def _arrive(record: Record, file: File, stage: Path) -> None:
     """Put a file on the stage, and load its visits, at the time that it is."""
-    stage_files.write_bytes(record.session, io.BytesIO(file.content), f"{settings().review_stage}/{file.name}")
+    stage_files.write_bytes(record.session, io.BytesIO(file.content), f"@{settings().review_stage}/{file.name}")
     (path,) = stage.rglob(file.name)
     os.utime(path, (file.arrives.timestamp(), file.arrives.timestamp()))
     visits.load_visits(record.session, record.plan.visits_of(file.reviews["uuid"]))
