@@ -20,6 +20,7 @@ from assets.freshness import NEWEST_DAY
 from customer_insights import stage_files
 from customer_insights.costs import CREDITS_PER_NODE_HOUR
 from customer_insights.settings import settings
+from month.operation import BACKFILL
 from month.plan import (
     MAINTENANCE,
     MORNING,
@@ -134,9 +135,9 @@ def rows_of_every_table(record: Record) -> tuple[Any, Any]:
 def ledger(record: Record) -> tuple[Any, Any]:
     expected = sorted(
         (file.name, len(file.reviews), len(file.rejected), file.day, file.arrives.replace(tzinfo=None))
-        for file in record.plan.files
+        for file in record.plan.all_files
     )
-    rows = record.rows("SELECT * FROM INGESTED_FILES WHERE RUN_ID <> 'history'")
+    rows = record.rows("SELECT * FROM INGESTED_FILES")
     columns = ("SOURCE_FILE", "ROWS_ACCEPTED", "ROWS_REJECTED", "ARRIVAL_DATE", "FILE_ARRIVED_AT")
     return expected, sorted(tuple(row[name] for name in columns) for row in rows)
 
@@ -180,7 +181,7 @@ def _mornings(record: Record) -> list[date]:
 
 def stop_of(record: Record, at: datetime) -> datetime:
     """The stop of the clock at which something happened."""
-    return max(moment.at for moment in moments(record.plan) if moment.at <= at)
+    return max((moment.at for moment in moments(record.plan) if moment.at <= at), default=record.evening)
 
 
 def _batches(record: Record) -> list[Moment]:
@@ -194,7 +195,8 @@ def drift_training(record: Record) -> list[datetime]:
 
 @comparison("every run that should have been was, once, by whom it should; only the one with the broken job failed")
 def runs(record: Record) -> tuple[Any, Any]:
-    expected: list[tuple[str, str, str, bool]] = []
+    history = record.plan.history
+    expected = [(_at(record.evening), BACKFILL, f"{history[0].day}...{history[-1].day}", True)]
     for day in _mornings(record):
         night, training, morning = (_at(local(day, at)) for at in MORNING)
         expected.append((night, "daily_reviews_schedule", (day - timedelta(days=1)).isoformat(), True))
@@ -233,7 +235,8 @@ def ticks(record: Record) -> tuple[Any, Any]:
 
 @comparison("a job was submitted for each day's files and each training, and none on days without")
 def jobs_by_day(record: Record) -> tuple[Any, Any]:
-    expected: Counter[tuple[str, str, str]] = Counter()
+    before = record.evening.date().isoformat()
+    expected = Counter((before, step, "DONE") for step in ("RAW_REVIEWS", "REVIEW_QUALITY"))
     for moment in _batches(record):
         day = moment.at.date().isoformat()
         expected[day, "RAW_REVIEWS", "DONE"] += 1
@@ -492,6 +495,6 @@ def costs_of_runs(record: Record) -> tuple[Any, Any]:
     rows = record.rows("SELECT RUN_ID, RESOURCE, CORTEX_ROWS FROM PIPELINE_COSTS")
     warehouse = {row["RUN_ID"] for row in rows if row["RESOURCE"] == "warehouse"}
     texts = sum(row["CORTEX_ROWS"] or 0 for row in rows if row["RESOURCE"] == "cortex")
-    arrived = sum(len(file.reviews) for file in record.plan.files)
+    arrived = sum(len(file.reviews) for file in record.plan.all_files)
     others = sum(6 for day in record.plan.calendar.dates if record.plan.calendar.has(day, "other languages"))
     return (set(), arrived - others), (working - warehouse, texts)

@@ -32,6 +32,7 @@ SCHEDULES = (
     "weekly_retraining_schedule",
     "daily_predictions_schedule",
 )
+BACKFILL = "backfill"
 SENSORS = ("new_review_files", "retraining_on_drift", "orphaned_jobs", "alerts")
 
 
@@ -63,6 +64,11 @@ class Operation:
 
     def __post_init__(self) -> None:
         self.repository = self.definitions.get_repository_def()
+
+    def backfill(self, job: str, first: str, last: str) -> None:
+        """One run over a range of days, as somebody launches it for a history."""
+        tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
+        self._run(job, BACKFILL, dg.RunRequest(tags=tags), tags)
 
     def stop(self, now: datetime, looks: bool) -> None:
         """Everything that is due at ``now``."""

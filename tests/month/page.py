@@ -22,8 +22,8 @@ the same goes wrong.
 On: {on}.
 
 Off: `automation`, and the hourly observation that it waits for: the morning's schedule makes the same. The time zone is
-Europe/Berlin, where clocks change on the 29th. {weeks} weeks of scored reviews were there before. All other settings
-are the defaults, but for a retry's wait of 0.2 s.
+Europe/Berlin, where clocks change on the 29th. {weeks} weeks of reviews were there before, read by one run. All other
+settings are the defaults, but for a retry's wait of 0.2 s.
 
 What had to come out was written down before, from the files alone (`tests/month/plan.py`).
 

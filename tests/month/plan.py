@@ -27,6 +27,7 @@ ZONE = ZoneInfo("Europe/Berlin")
 FIRST_DAY = date(2026, 3, 2)
 FULL_DAYS, SHORT_DAYS = 30, 6
 HISTORY_WEEKS = 4
+HISTORY_FROM = FIRST_DAY - timedelta(weeks=HISTORY_WEEKS)
 REVIEWS_A_DAY = 30
 USUAL_TIME = time(15, 0)
 LATE_TIME = time(9, 0)
@@ -123,12 +124,16 @@ class File:
 
 @dataclass(frozen=True)
 class Plan:
-    """A calendar with its files; ``history`` is what was read and scored before the first day."""
+    """A calendar with its files; ``history``: those that were there before the first day."""
 
     calendar: Calendar
+    history: tuple[File, ...]
     files: tuple[File, ...]
     visits: pd.DataFrame = field(repr=False)
-    history: pd.DataFrame = field(repr=False)
+
+    @property
+    def all_files(self) -> tuple[File, ...]:
+        return (*self.history, *self.files)
 
     def arriving(self, day: date) -> list[File]:
         """What arrives on a day, in the order of its times."""
@@ -138,9 +143,7 @@ class Plan:
     def texts(self) -> dict[str, dict[str, str]]:
         """Day of arrival -> name -> text of every review that must be in the tables."""
         found: dict[str, dict[str, str]] = {}
-        for row in self.history.itertuples():
-            found.setdefault(str(row.ARRIVAL_DATE), {})[str(row.UUID)] = str(row.REVIEW_TEXT)
-        for file in self.files:
+        for file in self.all_files:
             found.setdefault(file.day.isoformat(), {}).update(
                 zip(file.reviews["uuid"], file.reviews["review_text"], strict=True)
             )
@@ -171,14 +174,13 @@ def make(days: int, seed: int = 1) -> Plan:
         rows = _take(usual, REVIEWS_A_DAY)
         if chosen.has(day, "other languages"):
             rows = pd.concat([rows, _take(other, 6)], ignore_index=True)
-        arrives = local(day, USUAL_TIME) + timedelta(minutes=int(rng.integers(-10, 11)))
+        arrives = _about(day, rng)
         if chosen.has(day, "late"):
             # Its files come in the morning after, and so belong to that day.
             arrives = local(day + timedelta(days=1), LATE_TIME)
         files += _files(day, arrives, rows, bad=chosen.has(day, "bad file"))
-    arrived = pd.concat([file.reviews.assign(day=file.day) for file in files], ignore_index=True)
-    visits = _visits(pd.concat([history["reviews"], arrived], ignore_index=True), chosen, rng)
-    return Plan(chosen, tuple(files), visits, history["rows"])
+    reviews = pd.concat([file.reviews.assign(day=file.day) for file in (*history, *files)], ignore_index=True)
+    return Plan(chosen, history, tuple(files), _visits(reviews, chosen, rng))
 
 
 def _supply(rng: np.random.Generator) -> tuple[Iterator[pd.DataFrame], Iterator[pd.DataFrame]]:
@@ -205,28 +207,18 @@ def _take(supply: Iterator[pd.DataFrame], rows: int) -> pd.DataFrame:
     return pd.concat([next(supply) for _ in range(rows)], ignore_index=True)
 
 
-def _history(rng: np.random.Generator, usual: Iterator[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def _history(rng: np.random.Generator, usual: Iterator[pd.DataFrame]) -> tuple[File, ...]:
     """Four weeks before the first day: a file on every workday, at about the usual time."""
-    first = FIRST_DAY - timedelta(weeks=HISTORY_WEEKS)
-    parts = []
-    for day in (first + timedelta(days=number) for number in range(7 * HISTORY_WEEKS)):
-        if is_workday(day):
-            at = local(day, USUAL_TIME) + timedelta(minutes=int(rng.integers(-10, 11)))
-            parts.append(_take(usual, REVIEWS_A_DAY * 2 // 3).assign(day=day, at=at))
-    reviews = pd.concat(parts, ignore_index=True)
-    rows = pd.DataFrame(
-        {
-            "UUID": reviews["uuid"],
-            "REVIEW_TEXT": reviews["review_text"],
-            "LANGUAGE": reviews["language"],
-            "SENTIMENT_LABEL": reviews["sentiment"],
-            "REVIEW_SENTIMENT": reviews["sentiment"].map(SENTIMENT_VALUE),
-            "QUALITY": reviews["quality"],
-            "ARRIVAL_DATE": reviews["day"],
-            "FILE_ARRIVED_AT": reviews["at"],
-        }
-    )
-    return {"reviews": reviews, "rows": rows}
+    found = []
+    for day in filter(is_workday, (HISTORY_FROM + timedelta(days=number) for number in range(7 * HISTORY_WEEKS))):
+        rows = _take(usual, REVIEWS_A_DAY * 2 // 3)
+        found.append(File(f"{day}-shop.csv", _about(day, rng), _csv(rows), rows))
+    return tuple(found)
+
+
+def _about(day: date, rng: np.random.Generator) -> datetime:
+    """The usual time, give or take ten minutes."""
+    return local(day, USUAL_TIME) + timedelta(minutes=int(rng.integers(-10, 11)))
 
 
 def _files(day: date, arrives: datetime, rows: pd.DataFrame, bad: bool) -> list[File]:
@@ -294,7 +286,7 @@ MORNING = (time(5, 0), time(6, 0), time(7, 0))
 FIRST_LOOK, SECOND_LOOK = time(8, 30), time(16, 30)
 FIRST_RUN, SECOND_RUN = time(9, 10), time(15, 30)
 # The stage sensor waits for a quarter of an hour before it asks for a failed day again.
-RETRY = time(15, 50)
+RETRY = time(16, 10)
 SUNDAY = 6
 MAINTENANCE = time(3, 0)
 

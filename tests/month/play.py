@@ -5,7 +5,6 @@ It runs in a process that lives by the simulated clock (``__main__`` starts it).
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import shutil
@@ -15,16 +14,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from datetime import time as datetime_time
 from pathlib import Path
 from typing import Any, Literal
 
 import dagster as dg
-import pandas as pd
 
-from customer_insights import deployment, quality, query, sentiment, stage_files, tables, visits, zero_shot
+from customer_insights import deployment, query, stage_files, visits
 from customer_insights.settings import settings
-from customer_insights.tables import Table
 from embedded_snowflake.faults import Faults
 from month.clock import Clock
 from month.mailbox import Mailbox, Message
@@ -32,8 +30,7 @@ from month.operation import Operation
 from month.plan import File, Moment, Plan, local, moments
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# The run of what was there before.
-HISTORY = "history"
+EVENING = datetime_time(20, 0)
 # The job that scores the day finds no room for what it publishes; no retry mends that.
 NO_ROOM = {"kind": "disk_full", "match": "^MERGE INTO REVIEW_QUALITY ", "of": "job", "times": 1}
 
@@ -53,6 +50,11 @@ class Record:
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
 
+    @property
+    def evening(self) -> datetime:
+        """Of the day before the first one: when it begins."""
+        return local(self.plan.calendar.dates[0] - timedelta(days=1), EVENING)
+
     def rows(self, sql: str) -> list[dict[str, Any]]:
         return query.rows(self.session, sql)
 
@@ -63,13 +65,13 @@ def played(plan: Plan, folder: Path, say: Callable[[str], None], sabotage: Sabot
     from snowflake.snowpark import Session
 
     began, clock, mailbox = time.monotonic(), Clock(), Mailbox()
-    clock.set(local(plan.calendar.dates[0] - timedelta(days=1), datetime.min.replace(hour=20).time()))
+    clock.set(local(plan.calendar.dates[0] - timedelta(days=1), EVENING))
     os.environ["CUSTOMER_INSIGHTS_ALERT_WEBHOOK_URL"] = mailbox.url
     server = _server(folder)
     try:
         session = Session.builder.config("connection_name", "embedded").create()
         try:
-            _prepare(session, plan)
+            deployment.deploy(session, settings())
             with _instance(folder) as instance:
                 # After the settings of the month are in the environment.
                 from definitions import definitions
@@ -77,6 +79,7 @@ def played(plan: Plan, folder: Path, say: Callable[[str], None], sabotage: Sabot
                 operation = Operation(definitions(), instance, clock.now())
                 record = Record(plan, operation, mailbox.messages, session)
                 stage = folder / ".snowflake" / "data" / "stages"
+                _read_history(record, clock, stage)
                 for moment in moments(plan):
                     _play(record, moment, clock, stage, sabotage)
                     say(_line(record, moment))
@@ -114,57 +117,20 @@ def _instance(folder: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def _prepare(session: Any, plan: Plan) -> None:
-    """Deploy, and write the weeks before the first day straight into the tables, read and scored."""
-    deployment.deploy(session, settings())
-    session.use_schema(settings().qualified_schema)
-    frame, now = plan.history, datetime.now(UTC).replace(tzinfo=None)
-    labels = dict(zip(("detailed", "basic", "generic"), settings().quality_labels, strict=True))
-    model, revision = zero_shot.identity(settings())
-    by_job = {"MODEL": model, "REVISION": quality.revision(settings(), revision)}
-    by_cortex = {"MODEL": sentiment.CORTEX_MODEL, "REVISION": sentiment.cortex_revision(settings())}
-    arrived = [at.astimezone(UTC).replace(tzinfo=None) for at in frame["FILE_ARRIVED_AT"]]
-    rows = frame.drop(columns="FILE_ARRIVED_AT").assign(
-        TEXT_HASH=[hashlib.sha256(text.encode()).hexdigest() for text in frame["REVIEW_TEXT"]],
-        LANGUAGE_CONFIDENCE=0.99,
-        SOURCE_FILE=[f"{day}-shop.csv" for day in frame["ARRIVAL_DATE"]],
-        SOURCE_LINE=range(1, len(frame) + 1),
-        INGESTED_AT=now,
-        SENTIMENT_CONFIDENCE=None,
-        ASPECTS=None,
-        UNANSWERED=0,
-        REVIEW_QUALITY=[labels[name or "basic"] for name in frame["QUALITY"]],
-        QUALITY_PROBABILITY=0.9,
-        QUALITY_PROBABILITIES="{}",
-        QUALITY_SCORE=[{"detailed": 0.95, "generic": 0.05}.get(name, 0.5) for name in frame["QUALITY"]],
-        FILE_ARRIVED_AT=arrived,
-        RUN_ID=HISTORY,
-        SCORED_AT=now,
-    )
-    _append(session, tables.RAW_REVIEWS, rows)
-    _append(session, tables.REVIEW_SENTIMENT, rows.assign(BACKEND=sentiment.CORTEX_BACKEND, **by_cortex))
-    _append(session, tables.REVIEW_QUALITY, rows.assign(BACKEND="transformers", **by_job))
-    ledger = rows.groupby("SOURCE_FILE", as_index=False).agg(
-        ARRIVAL_DATE=("ARRIVAL_DATE", "first"),
-        FILE_ARRIVED_AT=("FILE_ARRIVED_AT", "first"),
-        ROWS_ACCEPTED=("UUID", "count"),
-    )
-    _append(
-        session,
-        tables.INGESTED_FILES,
-        ledger.assign(FILE_SIZE=1, FILE_MD5=ledger["SOURCE_FILE"], ROWS_REJECTED=0, INGESTED_AT=now, RUN_ID=HISTORY),
-    )
-    visits.load_visits(session, plan.visits_of(frame["UUID"]))
-
-
-def _append(session: Any, table: Table, rows: pd.DataFrame) -> None:
-    session.write_pandas(rows[list(table.column_names)], table.name, use_logical_type=True)
+def _read_history(record: Record, clock: Clock, stage: Path) -> None:
+    """What was there before the first day is on the stage, and is read and scored by one run over its days."""
+    record.session.use_schema(settings().qualified_schema)
+    for file in record.plan.history:
+        _put(record, file, stage)
+    first, last = (record.plan.history[place].day.isoformat() for place in (0, -1))
+    record.operation.backfill("daily_reviews", first, last)
+    _stamp(stage, clock)
 
 
 def _play(record: Record, moment: Moment, clock: Clock, stage: Path, sabotage: Sabotage | None) -> None:
     for file in moment.arrives:
         clock.set(file.arrives)
-        _arrive(record, file, stage)
+        _put(record, file, stage)
         if sabotage == "lost file" and file is record.plan.files[2]:
             record.rows(f"REMOVE @{settings().review_stage}/{file.name}")
     clock.set(moment.at)
@@ -181,8 +147,8 @@ def _play(record: Record, moment: Moment, clock: Clock, stage: Path, sabotage: S
         record.jobs[row["NAME"]] = row
 
 
-def _arrive(record: Record, file: File, stage: Path) -> None:
-    """Put a file on the stage, and load its visits, at the time that it is."""
+def _put(record: Record, file: File, stage: Path) -> None:
+    """Put a file on the stage, as of the time at which it arrives, and load its visits."""
     stage_files.write_bytes(record.session, io.BytesIO(file.content), f"@{settings().review_stage}/{file.name}")
     (path,) = stage.rglob(file.name)
     os.utime(path, (file.arrives.timestamp(), file.arrives.timestamp()))
