@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
-import streamlit as st
 from altair.utils.schemapi import disable_debug_mode
 
 from customer_insights.wording import amount, percent, signed
@@ -27,6 +26,9 @@ Spec = dict[str, Any]
 disable_debug_mode()
 # Okabe and Ito's colours, told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, SKY, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#CC79A7", "#8A8F98"
+# Text that can be read on a light and on a dark page: at its first run the app is told the wrong one of them (Streamlit
+# 1.67, where the machine prefers dark and the page is light).
+TEXT, DARK = "#667080", "#1F2933"
 # A phone leaves 300 pixels for a chart: names are broken into lines of so many characters.
 NAME_CHARACTERS, ACROSS_CHARACTERS = 17, 11
 LINE_PIXELS, BAR_PIXELS = 14, 30
@@ -44,11 +46,6 @@ MIDDLE: Any = {
 }
 # With fewer a share says too little: it is marked.
 FEW_VISITS = 30
-
-
-def ink() -> str:
-    """The colour of text in a chart, by the viewer's theme."""
-    return "#E8EAED" if st.context.theme.type == "dark" else "#2B3440"
 
 
 def broken(name: object, characters: int = NAME_CHARACTERS) -> str:
@@ -107,7 +104,7 @@ def rates(frame: pd.DataFrame, name: str, title: str, whole: float | None, unit:
     order = list(frame[name])
     furthest = float(frame["HIGH"].max())
     base = alt.Chart(data).encode(y=_names("NAME", order))
-    scale = alt.Scale(domain=[0, min(1.45, furthest * 1.45)], nice=False)
+    scale = alt.Scale(domain=[0, min(1.65, furthest * 1.65)], nice=False)
     axis = alt.Axis(format="%", tickCount=4, values=[value / 5 for value in range(6) if value / 5 <= furthest * 1.1])
     tip = [
         alt.Tooltip("FULL:N", title=" "),
@@ -119,8 +116,10 @@ def rates(frame: pd.DataFrame, name: str, title: str, whole: float | None, unit:
     bars = base.mark_bar(color=BLUE, height={"band": 0.62}, cornerRadiusEnd=2).encode(
         x=alt.X("RATE:Q", scale=scale, axis=axis, title=f"Purchase rate, % of {unit}"), tooltip=tip
     )
-    spread = base.mark_rule(color=ink(), strokeWidth=1.5).encode(x=alt.X("LOW:Q", scale=scale), x2="HIGH:Q")
-    text = base.mark_text(align="left", dx=7, color=ink(), fontSize=12).encode(
+    reach = base.encode(x=alt.X("LOW:Q", scale=scale), x2="HIGH:Q")
+    # Dark on white is seen on the bar, beside it and on a dark page.
+    spread = reach.mark_rule(color="white", strokeWidth=4, opacity=0.75) + reach.mark_rule(color=DARK, strokeWidth=1.5)
+    text = base.mark_text(align="left", dx=7, color=TEXT, fontSize=12).encode(
         x=alt.X("HIGH:Q", scale=scale), text="LABEL:N"
     )
     layers = [bars, spread, text]
@@ -258,12 +257,12 @@ def opinions(frame: pd.DataFrame, title: str) -> Spec:
     )
     right = (
         base.transform_filter("datum.SIDE == 'praised'")
-        .mark_text(align="left", dx=4, color=ink())
+        .mark_text(align="left", dx=4, color=TEXT)
         .encode(x=alt.X("AT:Q", scale=scale), text=alt.Text("AMOUNT:Q", format=","))
     )
     left = (
         base.transform_filter("datum.SIDE != 'praised'")
-        .mark_text(align="right", dx=-4, color=ink())
+        .mark_text(align="right", dx=-4, color=TEXT)
         .encode(x=alt.X("AT:Q", scale=scale), text=alt.Text("AMOUNT:Q", format=","))
     )
     said = [
@@ -291,7 +290,7 @@ def measures(frame: pd.DataFrame, name: str, title: str, axis_title: str, line: 
             alt.Tooltip("VISITS:Q", format=",", title="test visits"),
         ],
     )
-    text = base.mark_text(align="left", dx=8, color=ink()).encode(
+    text = base.mark_text(align="left", dx=8, color=TEXT).encode(
         x=alt.X("HIGH:Q", scale=scale), text=alt.Text("VALUE:Q", format=".3f")
     )
     layers = [spread, points, text]
@@ -365,7 +364,7 @@ def signed_bars(
         if len(part):
             layers.append(
                 alt.Chart(part)
-                .mark_text(align=align, dx=dx, color=ink())
+                .mark_text(align=align, dx=dx, color=TEXT)
                 .encode(y=_names("NAME", list(frame[name])), x=alt.X(f"{value}:Q", scale=scale), text="LABEL:N")
             )
     said = [(row["FULL"], f"{row['LABEL']} ({row['SIDE']})") for _, row in data.iterrows()]
@@ -450,6 +449,6 @@ def amounts(frame: pd.DataFrame, name: str, value: str, title: str, axis_title: 
         x=alt.X(f"{value}:Q", scale=scale, title=axis_title, axis=alt.Axis(tickCount=4)),
         tooltip=[alt.Tooltip("FULL:N", title=" "), alt.Tooltip(f"{value}:Q", format=",.3f", title=axis_title)],
     )
-    text = base.mark_text(align="left", dx=5, color=ink()).encode(x=alt.X(f"{value}:Q", scale=scale), text="LABEL:N")
+    text = base.mark_text(align="left", dx=5, color=TEXT).encode(x=alt.X(f"{value}:Q", scale=scale), text="LABEL:N")
     said = [(row["FULL"], row["LABEL"]) for _, row in data.iterrows()]
     return _finished(bars + text, title, listed(said), _rows_pixels(list(frame[name])))
