@@ -295,6 +295,21 @@ def test_a_run_that_did_not_get_to_its_assets_is_mended_by_nothing_but_them(watc
     assert hook.headlines[1:] == [f"Resolved: {title}"]
 
 
+def test_a_range_of_days_is_mended_when_every_day_of_it_is_made(watch: Watch, hook: Hook):
+    days = ("2026-03-01", "2026-03-02")
+    tags = {f"dagster/asset_partition_range_{end}": day for end, day in zip(("start", "end"), days, strict=True)}
+    job = LOCATION.resolve_implicit_global_asset_job_def()
+    assets = frozenset({dg.AssetKey("raw_reviews")})
+    run = watch.instance.create_run_for_job(job, asset_selection=assets, tags=tags)
+    watch.instance.report_run_failed(run, "the worker died")
+    for day in days:
+        watch.tick()
+        assert len(hook.posted) == 1
+        watch.make(reviews_asset, day)
+    watch.tick()
+    assert hook.headlines[1].startswith("Resolved: raw_reviews for 2026-03-01 to 2026-03-02")
+
+
 def test_a_run_that_is_tried_again_is_not_told(watch: Watch, hook: Hook):
     BROKEN.add("run")
     watch.make(features_asset, tags={"dagster/will_retry": "true"})

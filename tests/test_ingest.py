@@ -129,6 +129,13 @@ def test_a_file_seen_twice_is_ingested_once(place):
     assert place.rows("SELECT RUN_ID FROM RAW_REVIEWS") == [("first",)]
 
 
+def test_the_ledger_knows_when_each_file_arrived(place):
+    place.put(a__txt='"u1","good chair"', b__txt='"u2","bad chair"')
+    arrived = {file.name: file.modified for file in stage_files.list_files(place.session(), "@REVIEWS")}
+    place.ingest()
+    assert dict(place.rows("SELECT SOURCE_FILE, FILE_ARRIVED_AT FROM INGESTED_FILES")) == arrived
+
+
 def test_a_uuid_in_one_file_twice_or_in_two_files_keeps_its_first_row(place):
     place.put(a__csv="u1,first\nu2,two\nu1,again\n", b__csv="u2,elsewhere\nu3,three\n")
     report = place.ingest()
