@@ -60,7 +60,9 @@ def job() -> Iterator[JobRun]:
 
 def _query_tag(pipes: PipesContext) -> str:
     days = pipes.partition_key_range if pipes.is_partition_step else None
-    return costs.query_tag(pipes.run_id, pipes.asset_key, costs.partition_label(days.start, days.end) if days else None)
+    return costs.query_tag(
+        pipes.run_id, pipes.asset_key, costs.partition_label(days["start"], days["end"]) if days else None
+    )
 
 
 def score(
