@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pandas as pd
 import pytest
 from conftest import ROOT, Embedded, Graph, materializations, today
+from dagster_pipes import PipesContext, PipesMappingParamsLoader, encode_param, open_dagster_pipes
 from hypothesis import given
 from hypothesis import strategies as st
 
 from customer_insights import costs, spending
 from customer_insights.costs import Job, Statement, Step, Supply
+from customer_insights.jobs.reporting import _query_tag
 from customer_insights.settings import Settings, settings
 from customer_insights.tables import PIPELINE_COSTS
 
@@ -341,3 +345,27 @@ def test_the_budget_check_is_an_error_that_stops_nothing(own_graph: Graph, monke
 def test_days_of_a_plot_are_whole_and_in_their_order():
     days = spending.by_day(a_month(lambda _: 1.0, days=3), date(2026, 6, 10), date(2026, 6, 15))
     assert [sum(parts.values()) for parts in days.values()] == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("days", [None, {"start": "2026-03-01", "end": "2026-03-01"}])
+def test_a_job_tags_its_statements_with_the_day_that_pipes_gives_it(
+    days: dict[str, str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # One context a process.
+    monkeypatch.setattr(PipesContext, "_instance", None)
+    data: Any = {
+        **dict.fromkeys(("code_version_by_asset_key", "provenance_by_asset_key", "partition_time_window")),
+        "asset_keys": ["raw_reviews"],
+        "run_id": "run-1",
+        "job_name": None,
+        "retry_number": 0,
+        "extras": {},
+        "partition_key": days and days["start"],
+        "partition_key_range": days,
+    }
+    messages = {"path": str(tmp_path / "messages")}
+    parameters = {"DAGSTER_PIPES_CONTEXT": {"data": data}, "DAGSTER_PIPES_MESSAGES": messages}
+    loader = PipesMappingParamsLoader({name: encode_param(value) for name, value in parameters.items()})
+    with open_dagster_pipes(params_loader=loader) as pipes:
+        tag = json.loads(_query_tag(pipes))
+    assert (tag["asset"], tag.get("partition")) == ("raw_reviews", days and "2026-03-01")
