@@ -154,6 +154,8 @@ def filters(options: Options, apply: bool) -> Selection:
     kept: Selection = state.initial.within(options)
     with st.sidebar:
         st.header("Show", anchor=False)
+        # Above the lists: one of them shrinks when it is left, and a button below would move away from under a click.
+        everything = st.container()
         if not apply:
             st.caption("This page shows all visits: the filters are for the other pages.")
         chosen: dict[str, Any] = {
@@ -172,8 +174,12 @@ def filters(options: Options, apply: bool) -> Selection:
         }
         first, last = _days(options, kept, apply)
         found = Selection(**chosen, first=first, last=last).within(options)
-        if not found.is_everything:
-            st.button("Show everything", on_click=_clear, icon=":material/filter_alt_off:", disabled=not apply)
+        everything.button(
+            "Show everything",
+            on_click=_clear,
+            icon=":material/filter_alt_off:",
+            disabled=found.is_everything or not apply,
+        )
         st.divider()
         _freshness()
     shown = {key: st.query_params.get_all(key) for key in st.query_params}
