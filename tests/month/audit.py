@@ -283,47 +283,45 @@ def drift(record: Record) -> tuple[Any, Any]:
     )
 
 
-@comparison("each training made one version; one is in service, and its history says how it came there")
+@comparison(
+    "each training made one version of all visits until then; one is in service, and its history says how it came there"
+)
 def versions(record: Record) -> tuple[Any, Any]:
     shown = record.rows(f"SHOW VERSIONS IN MODEL {settings().model_name}")
-    trained = [
-        f"RUN_{job_run(job)}"
-        for job in record.jobs.values()
-        if step_of(job) == "CONVERSION_MODEL" and job["STATUS"] == "DONE"
-    ]
+    trained = {
+        row["RUN_ID"]: (row["MODEL_VERSION"], row["N"])
+        for row in record.rows("SELECT RUN_ID, MODEL_VERSION, COUNT(*) AS N FROM MODEL_REFERENCE GROUP BY 1, 2")
+    }
     history = record.rows("SELECT * FROM CHAMPION_HISTORY ORDER BY CHANGED_AT")
     served = [row["MODEL_VERSION"] for row in history]
-    default = [row["name"] for row in shown if str(row["is_default_version"]).lower() == "true"]
-    champions = [row["name"] for row in shown if "CHAMPION" in str(row["aliases"])]
     predicted = record.rows("SELECT DISTINCT MODEL_VERSION FROM PURCHASE_PROPENSITY")
+    trainings = [run for run in record.operation.ran if run.job == "retraining"]
     return (
         {
-            "versions": sorted(trained),
+            "visits trained on": {run.run_id: _arrived_before(record, run.at) for run in trainings},
+            "versions": sorted(version for version, _ in trained.values()),
             "default": served[-1:],
             "champion": served[-1:],
             "predictions by": served[-1:],
             "each follows the one before": [None, *served[:-1]],
-            "in service once": sorted(set(served)),
-            "first promoted by": "weekly_retraining_schedule",
+            "promoted at most once": sorted(set(served)),
+            "first promoted by": trainings[0].run_id,
         },
         {
+            "visits trained on": {run_id: visits for run_id, (_, visits) in trained.items()},
             "versions": sorted(str(row["name"]) for row in shown),
-            "default": default,
-            "champion": champions,
+            "default": [row["name"] for row in shown if str(row["is_default_version"]).lower() == "true"],
+            "champion": [row["name"] for row in shown if "CHAMPION" in str(row["aliases"])],
             "predictions by": [row["MODEL_VERSION"] for row in predicted],
             "each follows the one before": [row["PREVIOUS_VERSION"] for row in history],
-            "in service once": sorted(served),
-            "first promoted by": next(
-                (run.by for run in record.operation.ran if history and run.run_id == history[0]["RUN_ID"]), None
-            ),
+            "promoted at most once": sorted(served),
+            "first promoted by": history[0]["RUN_ID"] if history else None,
         },
     )
 
 
-def job_run(job: dict[str, Any]) -> str:
-    """The run that a job's name ends with."""
-    match = re.search(r"_([0-9A-F]{32})_", f"{job['NAME']}_")
-    return match.group(1) if match else str(job["NAME"])
+def _arrived_before(record: Record, at: datetime) -> int:
+    return sum(len(file.reviews) for file in record.plan.all_files if file.arrives < at)
 
 
 # -- freshness and alerts ---------------------------------------------------------------------------------------------

@@ -104,8 +104,10 @@ def _told(record: Record, day: date) -> str:
 
 def _model(record: Record, day: date) -> str:
     promoted = {row["RUN_ID"] for row in record.rows("SELECT RUN_ID FROM CHAMPION_HISTORY")}
+    made = record.rows("SELECT DISTINCT RUN_ID, MODEL_VERSION FROM MODEL_REFERENCE")
+    versions = {row["RUN_ID"]: row["MODEL_VERSION"] for row in made}
     said = [
-        f"trained{' on drift' if run.by == 'retraining_on_drift' else ''} (`RUN_{run.run_id[:8].upper()}…`), "
+        f"`{versions.get(run.run_id, 'no version')}`{' on drift' if run.by == 'retraining_on_drift' else ''}, "
         f"{'promoted' if run.run_id in promoted else 'refused'}"
         for run in _ran_on(record, day)
         if run.job == "retraining"
