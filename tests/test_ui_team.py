@@ -92,10 +92,11 @@ def turned_on(ui: str, browser, ticks: dict[str, datetime]) -> str:
     page = browser.new_page(viewport={"width": 1700, "height": 1100})
     page.goto(f"{ui}/automation")
     row = page.locator("[class*=VirtualizedTable_row]", has_text=soon[0])
-    # The first box chooses the row, the last is the switch; what is seen of it is its label.
+    # The first box chooses the row, the second is the switch; what is seen of it, and clicked, is its label.
+    expect(row.get_by_role("checkbox")).to_have_count(2)
     switch = row.get_by_role("checkbox").last
     expect(switch).not_to_be_checked()
-    row.locator("label").last.click()
+    switch.locator("xpath=..").click()
     expect(switch).to_be_checked()
     page.close()
     return soon[0]
@@ -194,11 +195,10 @@ test_the_lineage_page_shows_every_asset_by_group = test_ui.test_the_lineage_page
 def test_the_schedule_that_was_turned_on_starts_its_run_when_its_hour_comes(
     ui: str, turned_on: str, page: Page, on: Graph, ticks: dict[str, datetime]
 ):
-    runs: list[dg.DagsterRun] = []
+    of_schedule = dg.RunsFilter(tags={"dagster/schedule_name": turned_on})
+    deadline = ticks[turned_on].timestamp() + 120
     with on.instance as instance:
-        deadline = ticks[turned_on].timestamp() + 120
-        while not runs and time.time() < deadline:
-            runs = list(instance.get_runs(filters=dg.RunsFilter(tags={"dagster/schedule_name": turned_on})))
+        while not (runs := instance.get_runs(filters=of_schedule)) and time.time() < deadline:
             time.sleep(1)
     assert len(runs) == 1
     page.goto(f"{ui}/locations/customer_insights/schedules/{turned_on}")
