@@ -270,9 +270,12 @@ def materialized_graph(graph: Graph):
     return graph, result
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """One Chromium; its flags keep it from calling anybody but the pages that a test opens."""
+    """One Chromium; its flags keep it from calling anybody but the pages that a test opens.
+
+    Of one module: while Playwright runs, nothing else in this process can have an event loop, and Dagster wants one.
+    """
     from playwright.sync_api import sync_playwright
 
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]

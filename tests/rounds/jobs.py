@@ -33,7 +33,7 @@ from rounds.place import END, START, Place
 TRAINING_ROWS = 300
 OLD_VERSION = "OLD"
 # Those that say when and by whom, which differ between two runs that did the same.
-_OF_THE_RUN = {"INGESTED_AT", "REJECTED_AT", "SCORED_AT", "RUN_ID", "ARRIVAL_DATE"}
+_OF_THE_RUN = {"FILE_ARRIVED_AT", "INGESTED_AT", "REJECTED_AT", "SCORED_AT", "RUN_ID", "ARRIVAL_DATE"}
 _SCORE_DIGITS = 5
 
 
