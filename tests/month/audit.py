@@ -151,7 +151,7 @@ def rejected_lines(record: Record) -> tuple[Any, Any]:
         place = (row["SOURCE_FILE"], row["SOURCE_LINE"])
         wanted = expected.get(place, "nothing")
         found[place] = wanted if wanted in row["REASON"] else row["REASON"]
-    return (expected, len(expected)), (found, len(rows))
+    return {**expected, "rows": len(expected)}, {**found, "rows": len(rows)}
 
 
 @comparison("a report was written for every day from the first champion on")
@@ -284,7 +284,7 @@ def drift(record: Record) -> tuple[Any, Any]:
 
 
 @comparison(
-    "each training made one version of all visits until then; one is in service, and its history says how it came there"
+    "each training made one version, of all visits until then; one serves, and its history says how it came there"
 )
 def versions(record: Record) -> tuple[Any, Any]:
     shown = record.rows(f"SHOW VERSIONS IN MODEL {settings().model_name}")
@@ -457,28 +457,32 @@ def messages_are_whole(record: Record) -> tuple[Any, Any]:
 # -- costs ------------------------------------------------------------------------------------------------------------
 
 
-@comparison("PIPELINE_COSTS has each job, the failed one too, with its seconds and credits, once")
+@comparison("PIPELINE_COSTS has each job, the failed one too, with its seconds, idle ones and credits, once")
 def costs_of_jobs(record: Record) -> tuple[Any, Any]:
     rate = CREDITS_PER_NODE_HOUR[settings().compute_pool_family]
-    expected = {}
-    for name, job in record.jobs.items():
-        seconds = _run_seconds(job)
-        expected[name] = (str(job["STATUS"]), round(seconds, 1), round(seconds / 3600 * rate, 5))
+    (pool,) = record.rows(f"SHOW COMPUTE POOLS LIKE '{settings().compute_pool}'")
+    expected: dict[str, Any] = {"rows": len(record.jobs)}
+    ordered = sorted((_began(job), name, job) for name, job in record.jobs.items())
+    for (began, name, job), following in zip(ordered, [*(start for start, _, _ in ordered[1:]), None], strict=True):
+        ended = job["COMPLETED_TIME"]
+        # One job after the other: after each, the pool stays up until the next begins or it is suspended.
+        most = float(pool["auto_suspend_secs"])
+        idle = min(most, (following - ended).total_seconds()) if following else most
+        spent = ((ended - began).total_seconds() + idle) / 3600 * rate
+        expected[name] = (job["STATUS"], round((ended - began).total_seconds(), 1), round(idle, 1), round(spent, 5))
     rows = record.rows("SELECT * FROM PIPELINE_COSTS WHERE RESOURCE = 'compute_pool'")
-    found = {
-        str(row["JOB_ID"]).rsplit(".", 1)[-1].strip('"'): (
-            row["STATUS"], round(float(row["NODE_SECONDS"]), 1), round(float(row["ESTIMATED_CREDITS"]), 5),
-        )
-        for row in rows
-    }  # fmt: skip
-    return (expected, len(record.jobs)), (found, len(rows))
+    found: dict[str, Any] = {"rows": len(rows)}
+    for row in rows:
+        seconds, idle, spent = (float(row[name]) for name in ("NODE_SECONDS", "IDLE_SECONDS", "ESTIMATED_CREDITS"))
+        name = str(row["JOB_ID"]).rsplit(".", 1)[-1].strip('"')
+        found[name] = (row["STATUS"], round(seconds, 1), round(idle, 1), round(spent, 5))
+    return expected, found
 
 
-def _run_seconds(job: dict[str, Any]) -> float:
-    """From the first container's start to the job's end."""
+def _began(job: dict[str, Any]) -> datetime:
+    """When the job's first container started."""
     instances = json.loads(job["INSTANCE_STATUSES"])["instances"]
-    started = datetime.fromisoformat(instances[0]["containers"][0]["startTime"].replace("Z", "+00:00"))
-    return (job["COMPLETED_TIME"] - started).total_seconds()
+    return datetime.fromisoformat(instances[0]["containers"][0]["startTime"].replace("Z", "+00:00"))
 
 
 @comparison("PIPELINE_COSTS has the warehouse's and Cortex's share of every run that used them")

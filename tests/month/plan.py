@@ -40,7 +40,7 @@ Event = Literal["late", "empty", "bad file", "failed job", "other languages", "s
 # A line of a bad file -> what its rejection must say.
 GARBAGE = (
     ('{"uuid": "garbage-1", "review_text": "the line ends', "JSON"),
-    ('{"uuid": "garbage-2"}', "review_text"),
+    ('{"uuid": "garbage-2"}', "REVIEW_TEXT"),
     ('["garbage-3", "no object"]', "object"),
     ('{"uuid": "", "review_text": "a review without a name"}', "uuid"),
     ("\x00\x01\x02 what a broken disk leaves", "JSON"),
