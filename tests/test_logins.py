@@ -452,6 +452,7 @@ def test_a_job_over_a_key_pair_does_its_work_and_cannot_raise_its_rights(pipelin
     pipeline.run(
         "CREATE COMPUTE POOL IF NOT EXISTS LOGINS_POOL MIN_NODES = 1 MAX_NODES = 1 INSTANCE_FAMILY = CPU_X64_XS"
     )
+    pipeline.run(f"GRANT USAGE, MONITOR ON COMPUTE POOL LOGINS_POOL TO ROLE {ROLE}")
     (tmp_path / "customer_insights/jobs").mkdir(parents=True)
     for name in ("customer_insights/__init__.py", "customer_insights/jobs/__init__.py"):
         (tmp_path / name).touch()

@@ -162,6 +162,7 @@ def connect_in_every_way(home: Path, known: dict[str, str]) -> None:
     with snowflake.connector.connect(**own) as connection:
         cursor = connection.cursor(DictCursor)
         cursor.execute(f"CREATE ROLE {ROLE}")
+        cursor.execute(f"GRANT USAGE, MONITOR ON COMPUTE POOL HOL_COMPUTE_POOL TO ROLE {ROLE}")
         cursor.execute(f"CREATE USER PIPELINE TYPE = SERVICE DEFAULT_ROLE = {ROLE} RSA_PUBLIC_KEY = '{spelled(key)}'")
         cursor.execute(f"ALTER USER PIPELINE ADD PROGRAMMATIC ACCESS TOKEN T ROLE_RESTRICTION = '{ROLE}'")
         known["access token"] = cursor.fetchall()[0]["token_secret"]
@@ -289,7 +290,9 @@ def test_only_the_owner_reads_the_files_that_hold_secrets(ran: Run):
 def test_no_secret_is_in_what_sql_shows_of_jobs_users_and_queries(ran: Run):
     with ran.cursor() as connection:
         cursor = connection.cursor()
-        jobs = cursor.execute("SELECT NAME FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY(RESULT_LIMIT => 10000))").fetchall()
+        jobs = cursor.execute(
+            "SELECT NAME FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY(RESULT_LIMIT => 10000))"
+        ).fetchall()
         assert len(jobs) == 2
         shown = ""
         for (name,) in jobs:
