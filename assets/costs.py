@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from assets import catalogue, checks, monitoring
+from assets import catalogue, checks, insights, monitoring
 from customer_insights import costs, display
 from customer_insights.settings import settings
 from customer_insights.tables import PIPELINE_COSTS
@@ -34,6 +34,8 @@ class CostConfig(dg.Config):
 
 @dg.asset(
     group_name=monitoring.GROUP,
+    # It reads what the day's runs used, so it comes after the last of them.
+    deps=[insights.daily_report],
     kinds={"snowflake"},
     owners=catalogue.OWNERS,
     tags={"domain": "monitoring"},
