@@ -107,8 +107,8 @@ def inside(
     with played(made, folder, say, cast("Sabotage | None", sabotage)) as record:
         compared = compare(record)
         wrong = [one for one in compared if not one.holds]
-        if page and not wrong:
-            page.write_text(written(record, compared))
+        # What did not come out is no page of the docs.
+        (folder / "page.md" if wrong or not page else page).write_text(written(record, compared))
     if outcome:
         outcome.write_text(json.dumps([one.as_document() for one in compared], indent=1, default=str))
     for one in compared:
