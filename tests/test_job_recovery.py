@@ -188,7 +188,8 @@ def test_two_runs_of_one_day_have_jobs_one_after_the_other_and_two_days_side_by_
     assert len(read) == 3
     assert days_at_once == 2
     history = session.sql(
-        "SELECT NAME, STATUS, CREATED_TIME, COMPLETED_TIME FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY(RESULT_LIMIT => 10000))"
+        "SELECT NAME, STATUS, CREATED_TIME, COMPLETED_TIME "
+        "FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY(RESULT_LIMIT => 10000))"
     ).collect()
     of_day = {
         job.name for job in jobs_in(session, SCHEMA, "INTERRUPTED_") if job.id in read and job.partition == days[0]

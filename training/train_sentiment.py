@@ -246,8 +246,8 @@ and its weak languages are in the table.
   languages, four classes; the only source of aspects), and {n_short:,} short ones written for training. {chosen}
 * **Held out**: a quarter of every source and language, chosen before training (`sample_data.held_out`). Penalties and
   weights are chosen by cross-validation inside the training part. The held-out reviews were looked at three times: with
-  earlier versions, after which {n_short:,} reviews were written for training by authors who had not read them, and with this
-  one. With about 32 positive or negative texts in a language, its AUC is uncertain by about +-0.1.
+  earlier versions, after which {n_short:,} reviews were written for training by authors who had not read them, and
+  with this one. With about 32 positive or negative texts in a language, its AUC is uncertain by about +-0.1.
 * **Goal**: an AUC of 0.90 on every written language. {missed}
 * **Speed** on one core of a busy machine: {speed:.0f} texts a second on the written reviews (130 characters on
   average), both heads and language detection included.
