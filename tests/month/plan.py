@@ -84,7 +84,7 @@ MONTH = Calendar(
             17: ("failed job",),
             19: ("late",),
         },
-        slow_from=24,
+        slow_from=23,
         last=31,
     ),
     slower=1.5,
