@@ -53,9 +53,13 @@ def team_ui(dagster_home: Path, postgres: Mapping[str, str]) -> Iterator[str]:
     health = [here.get(word, word) for word in team_services()["code_server"]["healthcheck"]["test"][1:]]
     migrate(dagster_home, environment)
     with ExitStack() as services:
-        services.enter_context(service("code_server", lambda: listens(code_port)))
-        services.enter_context(service("daemon"))
-        services.enter_context(service("webserver", lambda: answers(address)))
+        running = [
+            services.enter_context(service("code_server", lambda: listens(code_port))),
+            services.enter_context(service("daemon")),
+            services.enter_context(service("webserver", lambda: answers(address))),
+        ]
+        # All at once: each takes some seconds to end.
+        services.callback(lambda: [os.killpg(process.pid, signal.SIGTERM) for process in running])
         subprocess.run(by_path(health), cwd=ROOT, check=True, timeout=START_TIMEOUT_SECONDS, capture_output=True)
         yield address
 

@@ -90,13 +90,16 @@ def turned_on(ui: str, browser, ticks: dict[str, datetime]) -> str:
     soon = [name for name, tick in ticks.items() if tick > datetime.now(UTC) + timedelta(seconds=20)]
     assert soon, f"the services were not up in time for {ticks}"
     page = browser.new_page(viewport={"width": 1700, "height": 1100})
-    page.goto(f"{ui}/automation")
+    page.set_default_timeout(60_000)
+    page.goto(f"{ui}/automation", wait_until="networkidle")
     row = page.locator("[class*=VirtualizedTable_row]", has_text=soon[0])
     # The first box chooses the row, the second is the switch; what is seen of it, and clicked, is its label.
     expect(row.get_by_role("checkbox")).to_have_count(2)
     switch = row.get_by_role("checkbox").last
     expect(switch).not_to_be_checked()
-    switch.locator("xpath=..").click()
+    # It looks switched before it is.
+    with page.expect_response(lambda answer: "StartThisSchedule" in (answer.request.post_data or "")):
+        switch.locator("xpath=..").click()
     expect(switch).to_be_checked()
     page.close()
     return soon[0]
