@@ -170,6 +170,20 @@ def test_a_run_whose_worker_is_killed_is_retried_and_reads_on_its_job(ui: str, p
     assert rows == keys == reviews > 0
 
 
+@pytest.fixture
+def kept_quality(on: Graph) -> Iterator[None]:
+    """The quality labels that the test removes are there again for the tests after it."""
+    on.session().sql("CREATE TABLE KEPT_QUALITY AS SELECT * FROM REVIEW_QUALITY").collect()
+    yield
+    for sql in (
+        "DELETE FROM REVIEW_QUALITY",
+        "INSERT INTO REVIEW_QUALITY SELECT * FROM KEPT_QUALITY",
+        "DROP TABLE KEPT_QUALITY",
+    ):
+        on.session().sql(sql).collect()
+
+
+@pytest.mark.usefixtures("kept_quality")
 def test_a_run_that_is_terminated_takes_its_job_and_its_processes_with_it(ui: str, page: Page, materialized_graph):
     graph: Graph = materialized_graph[0]
     run_id = classify_all_again(ui, graph)

@@ -91,16 +91,14 @@ def turned_on(ui: str, browser, ticks: dict[str, datetime]) -> str:
     assert soon, f"the services were not up in time for {ticks}"
     page = browser.new_page(viewport={"width": 1700, "height": 1100})
     page.set_default_timeout(60_000)
-    page.goto(f"{ui}/automation", wait_until="networkidle")
+    page.goto(f"{ui}/automation")
     row = page.locator("[class*=VirtualizedTable_row]", has_text=soon[0])
-    # The first box chooses the row, the second is the switch; what is seen of it, and clicked, is its label.
-    expect(row.get_by_role("checkbox")).to_have_count(2)
-    switch = row.get_by_role("checkbox").last
-    expect(switch).not_to_be_checked()
-    # It looks switched before it is.
+    # What is seen and clicked is the label; until its state is known, the switch is one that does nothing.
+    switch = row.locator("label[class*=formatSwitch]")
+    switch.locator("input:enabled:not(:checked)").wait_for(state="attached")
     with page.expect_response(lambda answer: "StartThisSchedule" in (answer.request.post_data or "")):
-        switch.locator("xpath=..").click()
-    expect(switch).to_be_checked()
+        switch.click()
+    switch.locator("input:enabled:checked").wait_for(state="attached")
     page.close()
     return soon[0]
 
