@@ -1,16 +1,13 @@
 """Who is told of what goes wrong: once when it begins, once when it is over, by real servers of mail and webhooks."""
 
-import email
-import email.policy
 import json
 import logging
-import socketserver
 import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -31,6 +28,7 @@ from dagster._core.scheduler.instigation import (
 )
 from dagster._daemon.types import DaemonHeartbeat
 from dagster_shared.error import SerializableErrorInfo
+from mail_server import MailServer, certificate
 from pydantic import SecretStr, ValidationError
 
 import definitions
@@ -76,49 +74,6 @@ class Hook:
         return [one["text"] for one in self.posted]
 
 
-class Mailbox:
-    """An SMTP server: the mails that it took, and the users that it lets in."""
-
-    def __init__(self) -> None:
-        self.mails: list[EmailMessage] = []
-        self.recipients: list[str] = []
-        box = self
-
-        class Handler(socketserver.StreamRequestHandler):
-            def say(self, line: str) -> None:
-                self.wfile.write(line.encode() + b"\r\n")
-
-            def handle(self) -> None:
-                self.say("220 test")
-                while line := self.rfile.readline().decode().strip():
-                    verb = line.split()[0].upper()
-                    if verb == "DATA":
-                        self.say("354 go on")
-                        self.data()
-                    elif verb == "QUIT":
-                        return self.say("221 bye")
-                    elif verb == "RCPT":
-                        box.recipients.append(line.partition("<")[2].rstrip(">"))
-                    self.say("250 ok")
-                return None
-
-            def data(self) -> None:
-                lines = []
-                while (line := self.rfile.readline()) not in (b".\r\n", b""):
-                    lines.append(line.removeprefix(b".") if line.startswith(b"..") else line)
-                mail = email.message_from_bytes(b"".join(lines), policy=email.policy.default)
-                assert isinstance(mail, EmailMessage)
-                box.mails.append(mail)
-
-        self.server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def port(self) -> int:
-        return self.server.server_address[1]
-
-
 @pytest.fixture
 def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
     """A webhook that the environment names."""
@@ -130,16 +85,15 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
 
 
 @pytest.fixture
-def mailbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mailbox]:
+def mailbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[MailServer]:
     """A mail server of this machine that the environment names."""
-    box = Mailbox()
+    box = MailServer()
     monkeypatch.setenv("CUSTOMER_INSIGHTS_ALERT_EMAIL_TO", "ann@example.com, bob@example.com")
     monkeypatch.setenv("CUSTOMER_INSIGHTS_SMTP_HOST", "127.0.0.1")
     monkeypatch.setenv("CUSTOMER_INSIGHTS_SMTP_PORT", str(box.port))
     monkeypatch.setenv("CUSTOMER_INSIGHTS_SMTP_STARTTLS", "false")
     yield box
-    box.server.shutdown()
-    box.server.server_close()
+    box.close()
 
 
 # -- a small code location whose assets fail as told -------------------------------------------------------------------
@@ -233,7 +187,7 @@ def watch(instance: dg.DagsterInstance) -> Iterator[Watch]:
     instance.wipe()
 
 
-def test_a_failed_run_is_told_once_and_once_when_it_is_mended(watch: Watch, hook: Hook, mailbox: Mailbox):
+def test_a_failed_run_is_told_once_and_once_when_it_is_mended(watch: Watch, hook: Hook, mailbox: MailServer):
     watch.make(features_asset)
     watch.tick()
     assert hook.posted == mailbox.mails == []
@@ -389,7 +343,7 @@ def test_a_daemon_that_stands_still_is_told(watch: Watch, hook: Hook):
 
 
 def test_what_a_channel_does_not_take_is_sent_at_the_next_tick_and_told_once(
-    watch: Watch, hook: Hook, mailbox: Mailbox, caplog: pytest.LogCaptureFixture
+    watch: Watch, hook: Hook, mailbox: MailServer, caplog: pytest.LogCaptureFixture
 ):
     hook.status = 503
     BROKEN.add("run")
@@ -405,7 +359,7 @@ def test_what_a_channel_does_not_take_is_sent_at_the_next_tick_and_told_once(
     assert (len(hook.posted), len(mailbox.mails)) == (1, 1)
 
 
-def test_many_at_once_are_one_message_that_lists_them(watch: Watch, hook: Hook, mailbox: Mailbox):
+def test_many_at_once_are_one_message_that_lists_them(watch: Watch, hook: Hook, mailbox: MailServer):
     for asset in MANY:
         watch.fresh(asset, FreshnessState.FAIL, time.time())
     watch.tick()
@@ -459,7 +413,7 @@ def test_without_a_channel_the_sensor_says_how_to_set_one_up_and_is_loaded_stopp
 
 
 def test_a_test_message_reaches_every_channel_and_a_dead_one_is_named(
-    hook: Hook, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+    hook: Hook, mailbox: MailServer, monkeypatch: pytest.MonkeyPatch
 ):
     assert notifications.send_test() == {"webhook": None, "email": None}
     assert hook.headlines == [mailbox.mails[0]["Subject"]] == ["Test: alerts of customer_insights get here"]
@@ -471,7 +425,47 @@ def test_a_test_message_reaches_every_channel_and_a_dead_one_is_named(
     assert SECRET not in str(outcome)
 
 
-def test_a_subject_from_data_cannot_add_a_header(hook: Hook, mailbox: Mailbox):
+@pytest.fixture
+def mail_with_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MailServer]:
+    """A mail server that takes mail over TLS from who logs in, and whose certificate this machine trusts."""
+    pem = certificate(tmp_path, "localhost")
+    box = MailServer(pem, ("pipeline", SECRET))
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    for name, value in {
+        "ALERT_EMAIL_TO": "ann@example.com", "SMTP_HOST": "localhost", "SMTP_PORT": str(box.port),
+        "SMTP_USER": "pipeline", "SMTP_PASSWORD": SECRET,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"CUSTOMER_INSIGHTS_{name}", value)
+    yield box
+    box.close()
+
+
+def test_mail_goes_over_tls_after_a_login(mail_with_login: MailServer):
+    assert notifications.send_test() == {"email": None}
+    assert mail_with_login.users == ["pipeline"]
+    assert mail_with_login.recipients == ["ann@example.com"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("CUSTOMER_INSIGHTS_SMTP_PASSWORD", "wr0ng", "refused the login (535)"),
+        ("CUSTOMER_INSIGHTS_SMTP_HOST", "127.0.0.1", "use the name that is in it"),
+        ("SSL_CERT_FILE", "/dev/null", "certificate of the mail server localhost"),
+    ],
+)
+def test_mail_that_may_not_go_says_why_and_gives_nothing_away(
+    mail_with_login: MailServer, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+):
+    monkeypatch.setenv(variable, value)
+    outcome = str(notifications.send_test()["email"])
+    assert said in outcome
+    assert SECRET not in outcome
+    assert "wr0ng" not in outcome
+    assert mail_with_login.mails == []
+
+
+def test_a_subject_from_data_cannot_add_a_header(hook: Hook, mailbox: MailServer):
     evil = Notice("new", "a\r\nBcc: eve@example.com\x1b[31m", "r", "s", "t", 'http://localhost/?a="><script>')
     for channel in notifications.channels():
         channel.send([evil])

@@ -40,9 +40,9 @@ ENCODER_SENTENCES = {
     "use": "The encoder itself comes from the package and is not trained here.",
     "e5": "The encoder itself comes from the package and is not trained here.",
     "use+e5": "The encoders themselves come from the packages and are not trained here.",
-    "use+e5-tuned": "Of the second encoder, low-rank changes of the upper six layers (rank 8, `changes.npz`) were "
-    "trained with the heads by `python -m training.tune_e5` on four fifths of the training part and the reviews "
-    "written for training. On the other fifth, with its heads alone, {tuned}.",
+    "use+e5-tuned": "Of the second encoder, low-rank changes of the upper {layers} of 12 layers (rank {rank}, "
+    "`changes.npz`) were trained with the heads by `python -m training.tune_e5` on four fifths of the training part "
+    "and the reviews written for training. On the other fifth, with its heads alone, {tuned}.",
 }
 TIMED_TEXTS = 200
 # Penalty and weight of the written reviews of the head on USE that stands beside the tuned encoder's.
@@ -422,8 +422,10 @@ def _encoder_sentence(encoder: str) -> str:
     heads = sentiment_models.weights_folder(encoder) / "heads.npz"
     if not heads.exists():
         return ENCODER_SENTENCES[encoder]
-    with np.load(heads, allow_pickle=False) as arrays:
-        return ENCODER_SENTENCES[encoder].format(tuned=str(arrays["measured"]))
+    with np.load(heads, allow_pickle=False) as arrays, np.load(heads.with_name("changes.npz")) as changes:
+        layers = {name.split(".")[0] for name in changes}
+        rank = next(len(changes[name]) for name in changes if name.endswith(".down"))
+        return ENCODER_SENTENCES[encoder].format(tuned=str(arrays["measured"]), layers=len(layers), rank=rank)
 
 
 def _write_card(encoder: str, frame: pd.DataFrame, chosen: str, cache: Path) -> None:

@@ -33,12 +33,12 @@ SEED = 0
 CLASSES = ["negative", "neutral", "mixed", "positive"]
 # Of an aspect: not spoken of, or one of these; 'neutral' and 'mixed' are too rare to be told apart.
 ASPECT_CLASSES = ["none", "negative", "mixed", "positive"]
-FROZEN_LAYERS = 6
-RANK = 8
+FROZEN_LAYERS = 4
+RANK = 16
 BATCH = 32
 RATE = 1.5e-3
 HEAD_RATE = 3e-3
-LONGEST = 128
+LONGEST = 192
 ASPECT_WEIGHT = 0.25
 OUT = weights_folder("use+e5-tuned")
 # Short ones of the packages' reviews: real customers' words, at little cost.
@@ -233,7 +233,7 @@ def measured(frame: pd.DataFrame, logits: np.ndarray) -> str:
 
 
 def main(
-    epochs: int = 4,
+    epochs: int = 3,
     out: Annotated[Path, typer.Option(help="where changes.npz and heads.npz go")] = OUT,
 ) -> None:
     """Train the changes and heads on four fifths of the training part, measure them on the rest, and write them."""
