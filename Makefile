@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui dashboard embedded stop test lint format typecheck audit rounds month bench eval models clean browser postgres
+.PHONY: help setup demo ui dashboard embedded stop test lint format typecheck audit week rounds month bench eval models clean browser postgres
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -59,8 +59,11 @@ postgres: ## install Postgres for the tests of a team's Dagster (Debian, Ubuntu)
 	      apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql >/dev/null; \
 	    else echo "Postgres is missing: install it (apt-get install postgresql); the tests of a team's Dagster are skipped without it"; fi; }
 
-test: setup browser postgres lint typecheck ## run every test and check
-	@$(BIN)/python -m pytest -n 2 --dist loadscope
+test: setup browser postgres lint typecheck ## run every test and check, but for `make week` (under 20 minutes)
+	@$(BIN)/python -m pytest -n 2 --dist loadscope -m "not month"
+
+week: setup ## play six days of operation at a simulated clock, and compare what comes of them (about 6 minutes)
+	@$(BIN)/python -m pytest -m month
 
 lint: setup ## ruff and the import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache

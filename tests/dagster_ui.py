@@ -18,6 +18,7 @@ import yaml
 from conftest import ROOT
 
 START_TIMEOUT_SECONDS = 120
+SECONDS_TO_END = 8
 BINARIES = Path(sys.executable).parent
 TEAM = ROOT / "deploy" / "dagster"
 
@@ -127,7 +128,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         try:
-            process.wait(timeout=30)
+            process.wait(timeout=SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""A simulated week of operation, or with ``--month-days 30`` the month of docs/simulated-month.md.
+"""`make week`: a simulated week of operation, or with ``--month-days 30`` the month of docs/simulated-month.md.
 
 One play for all tests: ``python -m month`` in a process of its own, which lives by a simulated clock. Each test is one
 of its comparisons; what is expected is known before, from the files that arrive.
@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 from month.clock import MISSING
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=MISSING or "")]
+pytestmark = [pytest.mark.month, pytest.mark.skipif(MISSING is not None, reason=MISSING or "")]
 
 SECONDS_A_DAY = 200
 COMPARED = (
