@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import html
 import json
+import logging
 import re
 import smtplib
 import ssl
@@ -28,6 +29,8 @@ from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from customer_insights.errors import RetryableError
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 10
 # More at once are one message that lists so many of them.
@@ -116,8 +119,8 @@ class Channel(Protocol):
     @property
     def name(self) -> str: ...
 
-    def send(self, notices: Sequence[Notice]) -> None:
-        """Say one thing, or several in one message.
+    def send(self, notices: Sequence[Notice]) -> str | None:
+        """Say one thing, or several in one message; returns who did not get it, None when everybody did.
 
         Raises:
             DeliveryError: nobody got it.
@@ -148,8 +151,7 @@ def send_test(alerts: AlertSettings | None = None) -> dict[str, str | None]:
     outcome: dict[str, str | None] = {}
     for channel in channels(alerts):
         try:
-            channel.send([notice])
-            outcome[channel.name] = None
+            outcome[channel.name] = channel.send([notice])
         except DeliveryError as error:
             outcome[channel.name] = str(error)
     return outcome
@@ -233,8 +235,8 @@ class Email:
     settings: AlertSettings
     name: str = "email"
 
-    def send(self, notices: Sequence[Notice]) -> None:
-        """Send one mail to everybody."""
+    def send(self, notices: Sequence[Notice]) -> str | None:
+        """Send one mail to everybody. It is not sent again for the sake of some: the others would get it twice."""
         message = EmailMessage()
         message["Subject"] = _headline(notices)
         message["From"] = self.settings.alert_email_from
@@ -251,11 +253,20 @@ class Email:
             if self.settings.smtp_user:
                 password = self.settings.smtp_password
                 server.login(self.settings.smtp_user, password.get_secret_value() if password else "")
-            server.send_message(message)
+            refused = server.send_message(message)
+        if not refused:
+            return None
+        said = f"the mail server {self._place} takes no mail for {', '.join(refused)}; the others got it"
+        logger.warning(said)
+        return said
+
+    @property
+    def _place(self) -> str:
+        return f"{self.settings.smtp_host}:{self.settings.smtp_port}"
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        place = f"{self.settings.smtp_host}:{self.settings.smtp_port}"
+        place = self._place
         try:
             yield
         except smtplib.SMTPAuthenticationError as error:

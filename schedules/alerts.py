@@ -79,7 +79,7 @@ def _watched(context: dg.SensorEvaluationContext) -> incidents.Watched:
     graph = repository.asset_graph
     keys = graph.get_all_asset_keys()
     return incidents.Watched(
-        assets=frozenset(key.to_user_string() for key in keys),
+        made=frozenset(key.to_user_string() for key in graph.materializable_asset_keys),
         by_day=frozenset(key.to_user_string() for key in keys if graph.get(key).is_partitioned),
         policies=frozenset(key.to_user_string() for key in keys if graph.get(key).freshness_policy),
         checks=frozenset((key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys),

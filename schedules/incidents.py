@@ -36,6 +36,7 @@ from dagster_shared.error import SerializableErrorInfo
 from pydantic import BaseModel, Field, ValidationError
 
 from assets import catalogue
+from assets.checks import PRESENT_VERSION
 from assets.freshness import NEWEST_DAY
 from customer_insights.settings import settings
 from resources.notifications import MOST_LISTED, MOST_SINGLE, Channel, DeliveryError, Notice
@@ -49,6 +50,8 @@ LOOK_BACK_SECONDS = DAY_SECONDS
 WARNED_FOR_SECONDS = 3600
 # A check that ran within so long knows more than the asset's policy.
 CHECK_COUNTS_SECONDS = 3 * 3600
+# What these checks find of an asset with days is of all its days, whichever of them the run made.
+OF_ALL_DAYS = frozenset({NEWEST_DAY, PRESENT_VERSION})
 # One failed tick of a sensor is followed by the next one.
 FAILED_TICKS = 3
 # A weekly schedule's last tick; what was switched off long ago does not fail any more.
@@ -68,7 +71,8 @@ Kind = Literal["run", "check", "freshness", "tick", "daemon"]
 
 
 class Incident(BaseModel):
-    """What is wrong; ``told`` is when it was last said. A failed run's assets and days say when it is over."""
+    """What is wrong; ``told`` is when it was last said. A failed run's assets and days say when it is over, and so do a
+    check's days: of those it still has to pass."""
 
     kind: Kind
     title: str
@@ -116,9 +120,10 @@ class State(BaseModel):
 
 @dataclass(frozen=True)
 class Watched:
-    """What is looked at: all assets, those with days and those with a policy; their checks; the sensor that looks."""
+    """What is looked at: the assets that runs make (a source is only observed), those with days and those with a
+    policy; their checks; the sensor that looks."""
 
-    assets: frozenset[str]
+    made: frozenset[str]
     by_day: frozenset[str]
     policies: frozenset[str]
     checks: frozenset[tuple[str, str]]
@@ -144,8 +149,9 @@ class _Found:
         self.notices: list[Notice] = []
 
     def begins(self, key: str, incident: Incident) -> None:
-        """One that is open already is not said again."""
+        """One that is open already is not said again, but all its days have it again."""
         if key in self._state.open:
+            self._state.open[key].days = incident.days
             return
         incident.told = self._now
         self._state.open[key] = incident
@@ -201,7 +207,8 @@ _NEWEST_DAY_REMEDY = (
     "wait: look whether a run failed and whether schedules and sensors are on, then materialize the asset for that day."
 )
 _CHECK_REMEDY = (
-    "Open the check: it says which rows, and docs/alerts.md what to do. It is asked again with the next run."
+    "Open the check: it says which rows, and docs/alerts.md what to do. It is asked again with the next run, and of a "
+    "day with the next run of that day."
 )
 
 
@@ -219,34 +226,56 @@ def _checks(instance: dg.DagsterInstance, watched: Watched, state: State, found:
         for event in sorted((one.event for one in history if one.event), key=lambda event: event.timestamp):
             if event.timestamp > seen and event.dagster_event:
                 state.checked[name] = event.timestamp
-                _evaluated(event.dagster_event.asset_check_evaluation_data, event.timestamp, state, found)
+                one = event.dagster_event.asset_check_evaluation_data
+                days = _checked_days(instance, watched, one, event.run_id)
+                _evaluated(one, days, event.timestamp, state, found)
     # A check that is no more will never pass.
     state.checked = {name: at for name, at in state.checked.items() if name in keys}
-    for name in [name for name, one in state.open.items() if one.kind == "check"]:
-        if name.removeprefix("check:") not in keys:
-            del state.open[name]
+    for key in [key for key, one in state.open.items() if one.kind == "check"]:
+        if not any(_is_of(key, name) for name in keys):
+            del state.open[key]
 
 
-def _evaluated(one: dg.AssetCheckEvaluation, at: float, state: State, found: _Found) -> None:
+def _is_of(key: str, check: str) -> bool:
+    """Whether an incident is of a check, of whatever days."""
+    return key == f"check:{check}" or key.startswith(f"check:{check}:")
+
+
+def _checked_days(
+    instance: dg.DagsterInstance, watched: Watched, one: dg.AssetCheckEvaluation, run_id: str
+) -> tuple[str, ...]:
+    """The days that a result is of; none where it is of the whole asset, or its run was deleted."""
+    if one.asset_key.to_user_string() not in watched.by_day or one.check_name in OF_ALL_DAYS:
+        return ()
+    run = instance.get_run_by_id(run_id)
+    return _days(run) if run else ()
+
+
+def _evaluated(one: dg.AssetCheckEvaluation, days: tuple[str, ...], at: float, state: State, found: _Found) -> None:
     asset = one.asset_key.to_user_string()
     newest = one.check_name == NEWEST_DAY
-    # What is late is one incident, whether the check or the policy says so.
-    key = f"freshness:{asset}" if newest else f"check:{asset}:{one.check_name}"
     if newest:
         state.newest_days[asset] = at
+    check = f"{asset}:{one.check_name}"
+    # What is late is one incident, whether the check or the policy says so.
+    key = f"freshness:{asset}" if newest else f"check:{check}" + (f":{_span(days)}" if days else "")
     if one.passed:
-        found.ends(key)
+        for name in [name for name in state.open if name == key or _is_of(name, check)]:
+            state.open[name].days = tuple(day for day in state.open[name].days if day not in days)
+            if not state.open[name].days:
+                found.ends(name)
         return
     grave = "is overdue" if one.severity is dg.AssetCheckSeverity.ERROR else "is late"
     found.begins(
         key,
         Incident(
             kind="freshness" if newest else "check",
-            title=f"{asset} {grave}" if newest else f"{asset}: the check {one.check_name} {_failed(one)}",
+            title=f"{asset} {grave}" if newest else f"{asset}{_when(days)}: the check {one.check_name} {_failed(one)}",
             reason=_cut(one.description or "the check gave no reason"),
             todo=_NEWEST_DAY_REMEDY if newest else _CHECK_REMEDY,
             link=_page("assets", *one.asset_key.path, query=f"?view=checks&checkDetail={quote(one.check_name)}"),
             since=at,
+            days=days,
         ),
     )
 
@@ -283,15 +312,20 @@ def _runs(instance: dg.DagsterInstance, watched: Watched, state: State, found: _
 
 def _failed_run(instance: dg.DagsterInstance, watched: Watched, run: dg.DagsterRun, at: float) -> tuple[str, Incident]:
     records = instance.get_records_for_run(
-        run.run_id, of_type={dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
+        run.run_id,
+        of_type={
+            dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
+            dg.DagsterEventType.STEP_SUCCESS,
+            dg.DagsterEventType.STEP_FAILURE,
+            dg.DagsterEventType.RUN_FAILURE,
+        },
     ).records
-    events = [event for record in records if (event := record.event_log_entry.dagster_event)]
-    steps = [event for event in events if event.event_type is dg.DagsterEventType.STEP_FAILURE]
-    # A step has its asset's name; one that has none is a check's or an op's. A run without failed steps did not get to
-    # its assets.
-    names = sorted({event.step_key for event in steps if event.step_key})
-    names = names or sorted(key.to_user_string() for key in run.asset_selection or ())
+    logged = [event for record in records if (event := record.event_log_entry.dagster_event)]
+    steps = [event for event in logged if event.event_type is dg.DagsterEventType.STEP_FAILURE]
+    # A step has its asset's name; one that has none is a check's or an op's.
+    names = sorted({event.step_key for event in steps if event.step_key}) or _not_made(run, logged)
     days = _days(run)
+    events = [event for event in logged if event.is_failure]
     errors = [
         event.event_specific_data.error
         for event in (*steps, *events)
@@ -299,12 +333,11 @@ def _failed_run(instance: dg.DagsterInstance, watched: Watched, run: dg.DagsterR
     ]
     said = [*map(_first_sentence, errors), *(event.message or "" for event in events)]
     what = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "") or run.job_name
-    when = f" for {days[0]}" + (f" to {days[-1]}" if len(days) > 1 else "") if days else ""
     # The name of Dagster's own job of whatever somebody chose says nothing.
     of_job = "" if run.job_name.startswith("__") else f" of {run.job_name}"
-    return f"run:{run.job_name}:{what}:{'..'.join(days[:1] + days[-1:])}", Incident(
+    return f"run:{run.job_name}:{what}:{_span(days)}", Incident(
         kind="run",
-        title=f"{what}{when}: run {run.run_id[:8]}{of_job} failed",
+        title=f"{what}{_when(days)}: run {run.run_id[:8]}{of_job} failed",
         reason=_cut(next((text for text in said if text), "the run ended without saying why")),
         todo=(
             "Open the run and read the failed step's error: it says what to do. Then choose Re-execute from failure; "
@@ -312,11 +345,23 @@ def _failed_run(instance: dg.DagsterInstance, watched: Watched, run: dg.DagsterR
         ),
         link=_page("runs", run.run_id),
         since=at,
-        assets=tuple(name for name in names if name in watched.assets),
+        assets=tuple(name for name in names if name in watched.made),
         days=days,
         by_day=tuple(name for name in names if name in watched.by_day),
         job=run.job_name,
     )
+
+
+def _not_made(run: dg.DagsterRun, events: Sequence[dg.DagsterEvent]) -> list[str]:
+    """What a run that died between its steps had still to make: Re-execute from failure makes only that."""
+    planned = {
+        event.asset_key
+        for event in events
+        if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED and event.asset_key
+    }
+    made = {event.step_key for event in events if event.event_type is dg.DagsterEventType.STEP_SUCCESS}
+    wanted = {key.to_user_string() for key in run.asset_selection or planned}
+    return sorted(wanted - made)
 
 
 def _days(run: dg.DagsterRun) -> tuple[str, ...]:
@@ -329,6 +374,14 @@ def _days(run: dg.DagsterRun) -> tuple[str, ...]:
     return tuple(catalogue.DAILY.get_partition_keys_in_range(dg.PartitionKeyRange(start, end)))
 
 
+def _span(days: Sequence[str]) -> str:
+    return "..".join([*days[:1], *days[-1:]])
+
+
+def _when(days: Sequence[str]) -> str:
+    return f" for {days[0]}" + (f" to {days[-1]}" if len(days) > 1 else "") if days else ""
+
+
 def _first_sentence(error: SerializableErrorInfo | None) -> str:
     """The first line of what was raised first: Dagster wraps it."""
     if not error:
@@ -339,15 +392,20 @@ def _first_sentence(error: SerializableErrorInfo | None) -> str:
 
 
 def _mended(instance: dg.DagsterInstance, incident: Incident) -> bool:
-    """Whether everything that failed has been made since, or the job that makes no asset went well since."""
+    """Whether everything that failed has been made since, or the job that makes no asset went well since, for
+    the same days."""
     if incident.assets:
         return all(_made(instance, asset, incident) for asset in incident.assets)
+    days = incident.days
+    tags = {PARTITION_NAME_TAG: days[0]} if len(days) == 1 else {}
+    if len(days) > 1:
+        tags = {ASSET_PARTITION_RANGE_START_TAG: days[0], ASSET_PARTITION_RANGE_END_TAG: days[-1]}
     later = instance.get_run_records(
         dg.RunsFilter(
             job_name=incident.job,
             statuses=[dg.DagsterRunStatus.SUCCESS],
             updated_after=datetime.fromtimestamp(incident.since, UTC),
-            tags={PARTITION_NAME_TAG: incident.days[0]} if len(incident.days) == 1 else {},
+            tags=tags,
         ),
         limit=1,
     )
@@ -376,7 +434,9 @@ def _policies(instance: dg.DagsterInstance, watched: Watched, state: State, foun
     for key, record in instance.get_freshness_state_records(keys).items():
         asset, name = key.to_user_string(), f"freshness:{key.to_user_string()}"
         if record.freshness_state not in (FreshnessState.WARN, FreshnessState.FAIL):
-            if name in state.open and state.open[name].by_policy:
+            # A check that is not asked any more cannot end what it began.
+            passes = record.freshness_state is FreshnessState.PASS and asset not in asked
+            if name in state.open and (state.open[name].by_policy or passes):
                 found.ends(name)
             continue
         at = record.updated_at.timestamp()

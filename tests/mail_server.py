@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 class MailServer:
     """Listens on the loopback address until it is closed. ``mails`` and ``recipients``: what it took, ``users``: as
-    whom somebody logged in.
+    whom somebody logged in, ``unknown``: addresses for which it takes nothing.
 
     Args:
         certificate: a PEM file of key and certificate: without STARTTLS it takes nothing.
@@ -31,6 +31,7 @@ class MailServer:
         self.mails: list[EmailMessage] = []
         self.recipients: list[str] = []
         self.users: list[str] = []
+        self.unknown: set[str] = set()
         self._login = login
         self._loop = asyncio.new_event_loop()
         context = None
@@ -52,6 +53,14 @@ class MailServer:
         self.port: int = self._server.sockets[0].getsockname()[1]
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, rcpt_options: list[str]
+    ) -> str:
+        if address in self.unknown:
+            return "550 no such mailbox"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         mail = message_from_bytes(bytes(envelope.original_content or b""), policy=email.policy.default)

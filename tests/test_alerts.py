@@ -14,6 +14,8 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
 from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.events import DagsterEvent
+from dagster._core.execution.plan.objects import StepSuccessData
 from dagster._core.remote_origin import (
     RegisteredCodeLocationOrigin,
     RemoteInstigatorOrigin,
@@ -126,15 +128,57 @@ def reviews_asset(context: dg.AssetExecutionContext) -> None:
         raise ValueError(f"no file of {context.partition_key}")
 
 
+@dg.asset(name="review_quality", partitions_def=DAILY, backfill_policy=dg.BackfillPolicy.single_run(), check_specs=[
+    dg.AssetCheckSpec("values_in_range", asset="review_quality"),
+    dg.AssetCheckSpec("scored_by_the_present_version", asset="review_quality"),
+])  # fmt: skip
+def quality_asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """Its values are wrong where one of the run's days is told; all its days are of an older version if that is."""
+    bad, old = BROKEN.intersection(context.partition_keys), "version" in BROKEN
+    results = [
+        dg.AssetCheckResult(check_name=name, passed=passed, severity=dg.AssetCheckSeverity.WARN)
+        for name, passed in (("values_in_range", not bad), ("scored_by_the_present_version", not old))
+    ]
+    return dg.MaterializeResult(check_results=results)
+
+
+@dg.observable_source_asset(name="tabular_data")
+def visits_source() -> dg.DataVersion:
+    """Cannot be looked at, as told."""
+    if "source" in BROKEN:
+        raise ValueError("no table of visits")
+    return dg.DataVersion("1")
+
+
+@dg.asset_check(name="newest_day", asset="table_0")
+def newest_day_check() -> dg.AssetCheckResult:
+    """Its results are reported by the tests."""
+    raise NotImplementedError
+
+
+OBSERVATION = dg.define_asset_job("observation", selection=dg.AssetSelection.keys("tabular_data"))
 ORIGIN = RemoteInstigatorOrigin(
     RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("definitions.py"), "__repository__"), "new_review_files"
 )
 MANY = [f"table_{number}" for number in range(12)]
 DAY_OLD = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=1))
 LOCATION = dg.Definitions(
-    assets=[features_asset, reviews_asset, *(dg.AssetSpec(name, freshness_policy=DAY_OLD) for name in MANY)],
+    assets=[
+        features_asset,
+        reviews_asset,
+        quality_asset,
+        visits_source,
+        *(dg.AssetSpec(name, freshness_policy=DAY_OLD) for name in MANY),
+    ],
+    asset_checks=[newest_day_check],
+    jobs=[OBSERVATION],
     sensors=[alerts],
 )
+
+
+def range_of(first: str, last: str) -> dict[str, str]:
+    """The tags of a run over these days."""
+    return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
 
 
 class Watch:
@@ -160,9 +204,12 @@ class Watch:
     def make(self, asset: Any, day: str | None = None, tags: dict[str, str] | None = None) -> None:
         dg.materialize([asset], instance=self.instance, partition_key=day, raise_on_error=False, tags=tags)
 
-    def check(self, asset: str, passed: bool) -> None:
+    def make_range(self, asset: Any, first: str, last: str) -> dg.ExecuteInProcessResult:
+        return dg.materialize([asset], instance=self.instance, tags=range_of(first, last))
+
+    def check(self, asset: str, name: str, passed: bool) -> None:
         self.instance.report_runless_asset_event(
-            dg.AssetCheckEvaluation(asset_key=dg.AssetKey(asset), check_name="values_in_range", passed=passed)
+            dg.AssetCheckEvaluation(asset_key=dg.AssetKey(asset), check_name=name, passed=passed)
         )
 
     def fresh(self, asset: str, state: FreshnessState, at: float) -> None:
@@ -251,10 +298,9 @@ def test_a_run_that_did_not_get_to_its_assets_is_mended_by_nothing_but_them(watc
 
 def test_a_range_of_days_is_mended_when_every_day_of_it_is_made(watch: Watch, hook: Hook):
     days = ("2026-03-01", "2026-03-02")
-    tags = {f"dagster/asset_partition_range_{end}": day for end, day in zip(("start", "end"), days, strict=True)}
     job = LOCATION.resolve_implicit_global_asset_job_def()
     assets = frozenset({dg.AssetKey("raw_reviews")})
-    run = watch.instance.create_run_for_job(job, asset_selection=assets, tags=tags)
+    run = watch.instance.create_run_for_job(job, asset_selection=assets, tags=range_of(*days))
     watch.instance.report_run_failed(run, "the worker died")
     for day in days:
         watch.tick()
@@ -262,6 +308,50 @@ def test_a_range_of_days_is_mended_when_every_day_of_it_is_made(watch: Watch, ho
         watch.make(reviews_asset, day)
     watch.tick()
     assert hook.headlines[1].startswith("Resolved: raw_reviews for 2026-03-01 to 2026-03-02")
+
+
+def test_a_range_that_died_before_any_step_failed_is_mended_by_its_days_alone(watch: Watch, hook: Hook):
+    days = ("2026-03-01", "2026-03-02")
+    job = dg.Definitions([reviews_asset], jobs=[dg.define_asset_job("daily_reviews")]).resolve_job_def("daily_reviews")
+    run = watch.instance.create_run_for_job(job, tags=range_of(*days))
+    watch.instance.report_run_failed(run, "the worker died")
+    watch.tick()
+    (title,) = hook.headlines
+    assert title.startswith("raw_reviews for 2026-03-01 to 2026-03-02: run")
+    assert job.execute_in_process(instance=watch.instance, partition_key="2026-03-02").success
+    watch.tick()
+    assert len(hook.posted) == 1, "another run of the same job made one of the days"
+    watch.make(reviews_asset, "2026-03-01")
+    watch.tick()
+    assert hook.headlines[1:] == [f"Resolved: {title}"]
+
+
+def test_of_a_run_that_died_between_its_steps_only_what_it_had_still_to_make_is_awaited(watch: Watch, hook: Hook):
+    both = dg.Definitions([features_asset, reviews_asset], jobs=[dg.define_asset_job("everything")])
+    job = both.resolve_job_def("everything")
+    run = watch.instance.create_run_for_job(job, tags={"dagster/partition": "2026-03-01"})
+    step = DagsterEvent("STEP_SUCCESS", "everything", step_key="raw_reviews", event_specific_data=StepSuccessData(1.0))
+    watch.instance.report_dagster_event(step, run.run_id)
+    watch.instance.report_run_failed(run, "the worker died")
+    watch.tick()
+    assert [title.split(":")[0] for title in hook.headlines] == ["purchase_features for 2026-03-01"]
+    watch.make(features_asset)
+    watch.tick()
+    assert hook.headlines[1].startswith("Resolved: purchase_features for 2026-03-01")
+
+
+def test_a_failed_observation_is_over_with_the_next_one_and_told_when_it_fails_again(watch: Watch, hook: Hook):
+    job = LOCATION.resolve_job_def("observation")
+    for broken in (True, False, True):
+        BROKEN.clear()
+        BROKEN.update({"source"} if broken else ())
+        job.execute_in_process(instance=watch.instance, raise_on_error=False)
+        watch.tick()
+    assert [title.split(": run")[0] for title in hook.headlines] == [
+        "tabular_data",
+        "Resolved: tabular_data",
+        "tabular_data",
+    ]
 
 
 def test_a_run_that_is_tried_again_is_not_told(watch: Watch, hook: Hook):
@@ -283,6 +373,83 @@ def test_a_failed_check_is_told_with_its_reason_also_when_it_passes_before_the_n
     ]
     assert "7 rows: not &lt;i&gt;good&lt;/i&gt;" in json.dumps(hook.posted[0])
     assert "/assets/purchase_features?view=checks&checkDetail=values_in_range" in json.dumps(hook.posted[0])
+
+
+def test_a_bad_day_is_told_of_its_own_and_over_when_that_day_passes(watch: Watch, hook: Hook):
+    BROKEN.update({"2026-03-18", "2026-03-20"})
+    for day in ("2026-03-18", "2026-03-19", "2026-03-20", "2026-03-18"):
+        watch.make(quality_asset, day)
+        watch.tick()
+    bad = [f"review_quality for {day}: the check values_in_range warns" for day in ("2026-03-18", "2026-03-20")]
+    assert hook.headlines == bad
+    BROKEN.clear()
+    watch.make(quality_asset, "2026-03-18")
+    watch.tick()
+    assert hook.headlines[2:] == [f"Resolved: {bad[0]}"]
+
+
+def test_a_bad_range_is_over_when_all_its_days_pass(watch: Watch, hook: Hook):
+    BROKEN.add("2026-03-02")
+    assert watch.make_range(quality_asset, "2026-03-01", "2026-03-03").success
+    watch.tick()
+    title = "review_quality for 2026-03-01 to 2026-03-03: the check values_in_range warns"
+    assert hook.headlines == [title]
+    watch.make(quality_asset, "2026-03-03")
+    watch.tick()
+    assert watch.make_range(quality_asset, "2026-03-01", "2026-03-03").success
+    BROKEN.clear()
+    assert watch.make_range(quality_asset, "2026-03-01", "2026-03-02").success
+    watch.tick()
+    assert hook.headlines == [title], "after the last bad result the third day did not pass"
+    watch.make(quality_asset, "2026-03-03")
+    watch.tick()
+    assert hook.headlines == [title, f"Resolved: {title}"]
+
+
+def test_what_a_check_says_of_all_days_is_one_incident_whichever_day_ran(watch: Watch, hook: Hook):
+    BROKEN.add("version")
+    for day in ("2026-03-01", "2026-03-02"):
+        watch.make(quality_asset, day)
+        watch.tick()
+    BROKEN.clear()
+    watch.make(quality_asset, "2026-03-03")
+    watch.tick()
+    title = "review_quality: the check scored_by_the_present_version warns"
+    assert hook.headlines == [title, f"Resolved: {title}"]
+
+
+def test_a_result_whose_run_was_deleted_is_of_no_day_and_ends_no_day(watch: Watch, hook: Hook):
+    BROKEN.add("2026-03-01")
+    watch.make(quality_asset, "2026-03-01")
+    watch.tick()
+    for bad in (False, True):
+        BROKEN.clear()
+        BROKEN.update({"2026-03-02"} if bad else ())
+        deleted = watch.make_range(quality_asset, "2026-03-01", "2026-03-02")
+        watch.instance.delete_run(deleted.run_id)
+        watch.tick()
+    told = ["review_quality for 2026-03-01: the check values_in_range warns"]
+    told += ["review_quality: the check values_in_range warns"]
+    assert hook.headlines == told
+    BROKEN.clear()
+    watch.make(quality_asset, "2026-03-03")
+    watch.tick()
+    assert hook.headlines == [*told, f"Resolved: {told[1]}"]
+
+
+def test_a_passing_policy_ends_what_a_check_began_that_is_not_asked_any_more(
+    watch: Watch, hook: Hook, monkeypatch: pytest.MonkeyPatch
+):
+    watch.check("table_0", "newest_day", passed=False)
+    watch.tick()
+    watch.fresh("table_0", FreshnessState.PASS, time.time())
+    watch.tick()
+    assert hook.headlines == ["table_0 is overdue"], "the check knows more than the policy"
+    monkeypatch.setattr(incidents, "CHECK_COUNTS_SECONDS", 0)
+    watch.tick()
+    watch.fresh("table_0", FreshnessState.FAIL, time.time())
+    watch.tick()
+    assert hook.headlines == ["table_0 is overdue", "Resolved: table_0 is overdue", "table_0 is overdue"]
 
 
 def test_a_broken_policy_is_told_and_over_when_the_asset_is_fresh(watch: Watch, hook: Hook):
@@ -423,6 +590,20 @@ def test_a_test_message_reaches_every_channel_and_a_dead_one_is_named(
     assert "CUSTOMER_INSIGHTS_SMTP_STARTTLS=false" in str(outcome["email"])
     assert "cannot be reached" in str(outcome["webhook"])
     assert SECRET not in str(outcome)
+
+
+def test_an_address_that_the_mail_server_refuses_is_named_and_the_others_get_the_message_once(
+    watch: Watch, mailbox: MailServer, caplog: pytest.LogCaptureFixture
+):
+    mailbox.unknown = {"bob@example.com"}
+    assert "takes no mail for bob@example.com" in str(notifications.send_test()["email"])
+    BROKEN.add("run")
+    watch.make(features_asset)
+    caplog.clear()
+    for _ in range(2):
+        watch.tick()
+    assert mailbox.recipients == ["ann@example.com"] * 2
+    assert [one.levelname for one in caplog.records if "bob@example.com" in one.message] == ["WARNING"]
 
 
 @pytest.fixture

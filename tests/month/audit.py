@@ -399,10 +399,8 @@ def alerts(record: Record) -> tuple[Any, Any]:
             expected.append((_at(at), "Resolved: raw_reviews is late"))
     for moment in moments(record.plan):
         if any(file.rejected for file in moment.arrives):
-            title = "raw_reviews: the check rejected_share warns"
-            expected.append((_at(moment.at), title))
-            over = _next_other_day(record, moment.at)
-            expected += [(_at(over), f"Resolved: {title}")] if over else []
+            # Nobody replaces the file, so the day stays bad, and no other day ends it.
+            expected.append((_at(moment.at), f"raw_reviews for {moment.at.date()}: the check rejected_share warns"))
         if moment.breaks:
             title = f"review_quality for {moment.at.date()}: run of daily_reviews failed"
             mended = stops[stops.index(moment.at) + 1]
@@ -413,14 +411,6 @@ def alerts(record: Record) -> tuple[Any, Any]:
         if not is_measured(re.split(r"[: ]", message.headline.removeprefix("Resolved: "))[0])
     ]
     return sorted(expected), sorted(found)
-
-
-def _next_other_day(record: Record, bad: datetime) -> datetime | None:
-    """When raw_reviews was next made for a day without bad lines: the check is the asset's, not the day's."""
-    bad_day = bad.date()
-    nights = [local(day, MORNING[0]) for day in _mornings(record) if day - timedelta(days=1) != bad_day]
-    others = [moment.at for moment in _batches(record) if moment.at.date() != bad_day]
-    return min((at for at in [*nights, *others] if at > bad), default=None)
 
 
 @comparison("of what is measured (drift, models, durations) people were told at each change, and not again meanwhile")
