@@ -20,8 +20,6 @@ from resources.snowflake import SnowflakeConnection
 # What has a day of arrival as its partition, and what the weekly retraining makes. All else is made anew every day.
 REVIEWS = frozenset({"raw_reviews", "review_sentiment", "review_quality"})
 MODEL = frozenset({"conversion_model", "champion", "model_explanations"})
-# A table counts as the day's when it was made within so long before its deadline.
-WINDOW = timedelta(hours=7)
 
 
 def _daily(deadline: time) -> dg.FreshnessPolicy:
@@ -30,7 +28,7 @@ def _daily(deadline: time) -> dg.FreshnessPolicy:
     Dagster's policies by cron know no warning; the check on the newest day warns before.
     """
     return dg.FreshnessPolicy.cron(
-        f"{deadline.minute} {deadline.hour} * * *", lower_bound_delta=WINDOW, timezone=settings().timezone
+        f"{deadline.minute} {deadline.hour} * * *", lower_bound_delta=arrivals.WINDOW, timezone=settings().timezone
     )
 
 

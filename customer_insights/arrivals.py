@@ -51,6 +51,9 @@ LEAST_LATE = timedelta(minutes=30)
 # How far back files that were not read and rows that are missing are looked for.
 RECENT_DAYS = 31
 
+# A table counts as the day's when it was made within so long before its deadline.
+WINDOW = timedelta(hours=7)
+
 # Made whole by one statement, with the time of it: they have a day when they were made after it was scored.
 COMPUTED = (PRODUCT_INSIGHTS, ASPECT_INSIGHTS, PURCHASE_RATES, TARGETING, DRIFT_REPORT)
 # Tables of which it is asked which day they have reached.
@@ -155,11 +158,15 @@ def _at(day: date, offset: timedelta, zone: ZoneInfo) -> datetime:
 
 @dataclass(frozen=True)
 class Waiting:
-    """What is not done of a day, files that were not read or reviews that a table lacks, and since when it could be."""
+    """What is not done of a day, files that were not read or reviews that a table lacks, and since when it could be.
+
+    ``is_newer``: it came at a time that nobody knows, after the table was last made, which is then ``since``.
+    """
 
     day: date
     since: datetime
     count: int
+    is_newer: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,7 +211,7 @@ WITH files AS (
   GROUP BY r.ARRIVAL_DATE
 )
 SELECT f.DAY, f.FIRST_AT, f.READ_AT, d.REVIEWS, d.SCORED_AT, {", ".join(f"d.{name}" for name in _LACKS.values())},
-  (SELECT COUNT(*) FROM {PURCHASE_PROPENSITY.name}) AS PREDICTIONS,
+  (SELECT MAX(SCORED_AT) FROM {PURCHASE_PROPENSITY.name}) AS PREDICTED_AT,
   {", ".join(f"(SELECT MAX(COMPUTED_AT) FROM {table.name}) AS {table.name}" for table in COMPUTED)}
 FROM files AS f LEFT JOIN done AS d ON d.DAY = f.DAY
 ORDER BY f.DAY
@@ -245,7 +252,9 @@ def _found(rows: Sequence[Mapping[str, Any]], unread: Mapping[date, Sequence[dat
             count, of_scores = int(row[lacks]), name in (REVIEW_SENTIMENT.name, REVIEW_QUALITY.name)
             if count:
                 since = (read if of_scores else scored or read) or _end(row["DAY"])
-                waiting[name].append(Waiting(row["DAY"], since, count))
+                built = _built(name, row, now) if scored and not of_scores else None
+                is_newer = built is not None and built > since
+                waiting[name].append(Waiting(row["DAY"], max(since, built or since), count, is_newer))
             # What is made of scores has a day when both scores do.
             if (count == 0) if of_scores else (whole := whole and count == 0 and not _unscored(row)):
                 newest[name] = row["DAY"]
@@ -255,7 +264,7 @@ def _found(rows: Sequence[Mapping[str, Any]], unread: Mapping[date, Sequence[dat
                 waiting[table.name].append(Waiting(row["DAY"], scored or _end(row["DAY"]), int(row["REVIEWS"])))
             elif made and not _unscored(row):
                 newest[table.name] = row["DAY"]
-    if not any(row["PREDICTIONS"] for row in rows):
+    if not any(row["PREDICTED_AT"] for row in rows):
         del waiting[PURCHASE_PROPENSITY.name]
         newest[PURCHASE_PROPENSITY.name] = None
     return Found(
@@ -263,6 +272,16 @@ def _found(rows: Sequence[Mapping[str, Any]], unread: Mapping[date, Sequence[dat
         waiting={name: tuple(found) for name, found in waiting.items()},
         newest=newest,
     )
+
+
+def _built(name: str, row: Mapping[str, Any], now: datetime) -> datetime | None:
+    """When the features, or the predictions, were last made. What lacks a review that was scored before lacks it for
+    its visit, or for its features, which came later: visits have no time of arrival."""
+    if name == PURCHASE_PROPENSITY.name:
+        return _until(now, row["PREDICTED_AT"])
+    # The features have no time of their own; these are made of them, right after them, in every run.
+    made = [at for table in (ASPECT_INSIGHTS, PURCHASE_RATES) if (at := _until(now, row[table.name]))]
+    return max(made, default=None)
 
 
 def _unscored(row: Mapping[str, Any]) -> bool:
@@ -330,7 +349,7 @@ def _judged_table(
     findings += [
         finding
         for one in waiting
-        if (finding := _undone(table, one, next_deadline(max(one.since, _end(one.day)), deadline, zone), now, settings))
+        if (finding := _undone(table, one, next_deadline(_chance(one), deadline, zone), now, settings))
     ]
     count = sum(one.count for one in waiting)
     if not findings:
@@ -338,6 +357,11 @@ def _judged_table(
     worst = max(findings, key=lambda one: (one.level, -one.deadline.timestamp()))
     overdue = now - worst.deadline if worst.level is Level.ERROR else None
     return Judgement(worst.level, "; ".join(one.reason for one in findings), newest, count, overdue)
+
+
+def _chance(one: Waiting) -> datetime:
+    """From when on a deadline counts. What came after the day's table was made has the next day's to be in."""
+    return max(one.since + WINDOW if one.is_newer else one.since, _end(one.day))
 
 
 def _late(found: Found, awaited: Expectation, now: datetime, zone: ZoneInfo) -> Iterable[_Finding]:
@@ -361,9 +385,10 @@ def _undone(table: Table, one: Waiting, deadline: datetime, now: datetime, setti
     what = "files that arrived on" if table is RAW_REVIEWS else "reviews of"
     lack = "are not read" if table is RAW_REVIEWS else f"are not in {table.name}"
     since = f"{one.since:%Y-%m-%d %H:%M} UTC"
-    text = f"{one.count} {what} {one.day} {lack}, though they could be since {since}"
+    why = f"what they need came after it was made at {since}" if one.is_newer else f"though they could be since {since}"
+    text = f"{one.count} {what} {one.day} {lack}, {why}"
     if now >= deadline:
         return _Finding(Level.ERROR, text, deadline)
-    if now - one.since >= timedelta(hours=settings.waiting_hours):
+    if not one.is_newer and now - one.since >= timedelta(hours=settings.waiting_hours):
         return _Finding(Level.WARN, text, deadline)
     return None

@@ -171,7 +171,7 @@ def tables(deployed: Graph) -> Iterator[Graph]:
     yield deployed
     session = deployed.session()
     for name in ("RAW_REVIEWS", "INGESTED_FILES", "REVIEW_SENTIMENT", "REVIEW_QUALITY", "TABULAR_DATA",
-                 "PURCHASE_FEATURES"):  # fmt: skip
+                 "PURCHASE_FEATURES", "PURCHASE_PROPENSITY", "PURCHASE_RATES"):  # fmt: skip
         session.sql(f"DELETE FROM {name}").collect()
     session.sql("REMOVE @REVIEWS").collect()
 
@@ -270,6 +270,64 @@ def test_a_scored_review_with_a_visit_is_expected_among_the_features(tables: Gra
 
     features.build(session)
     assert ask(tables, utc(day + timedelta(days=1), 8))["purchase_features"].passed
+
+
+def visit(graph: Graph, uuid: str) -> None:
+    graph.session().sql(f"INSERT INTO TABULAR_DATA VALUES ('{uuid}', 'Chair', 'grid', 1.0, 4, 1)").collect()
+
+
+@pytest.mark.parametrize(
+    ("made", "due"), [((0, 30), 1), ((7, 5), 2), ((12, 0), 2)], ids=["in the night", "in the morning", "at noon"]
+)
+def test_visits_that_came_after_the_features_were_made_have_a_day_to_be_in_them(
+    tables: Graph, made: tuple[int, int], due: int
+):
+    day = date(2026, 3, 10)
+    read_day(tables, day, "a-1")
+    score(tables, day, "a-1")
+    session, at = tables.session(), utc(day + timedelta(days=1), *made)
+    session.sql(
+        "INSERT INTO PURCHASE_RATES (DIMENSION, BUCKET, POSITION, VISITS, PURCHASES, COMPUTED_AT, RUN_ID) SELECT "
+        f"'LANGUAGE', 'en', 1, 1, 1, '{at:%Y-%m-%d %H:%M:%S}'::TIMESTAMP_NTZ, 'run'"
+    ).collect()
+    visit(tables, "a-1")
+    deadline = utc(day + timedelta(days=due), 8)
+    for moment in (max(at + timedelta(hours=2, minutes=30), deadline - timedelta(days=1)), deadline):
+        before = ask(tables, moment - timedelta(minutes=1))["purchase_features"]
+        assert before.passed, before.description
+        assert before.metadata["reviews waiting"].value == 1
+    over = ask(tables, deadline)["purchase_features"]
+    assert over.severity is dg.AssetCheckSeverity.ERROR
+    assert not over.passed
+    assert f"what they need came after it was made at {at:%Y-%m-%d %H:%M} UTC" in (over.description or "")
+    from customer_insights import features
+
+    features.build(session)
+    assert ask(tables, deadline)["purchase_features"].passed
+
+
+@pytest.mark.parametrize(("predicted", "due"), [(utc(date(2026, 3, 9), 7), 1), (utc(date(2026, 3, 11), 7), 2)])
+def test_features_that_came_after_the_predictions_have_a_day_to_be_predicted(
+    tables: Graph, predicted: datetime, due: int
+):
+    from customer_insights import features
+
+    day = date(2026, 3, 10)
+    read_day(tables, day, "a-1")
+    score(tables, day, "a-1")
+    session = tables.session()
+    session.sql(
+        "INSERT INTO PURCHASE_PROPENSITY (UUID, PURCHASE_PROBABILITY, DECILE, MODEL_VERSION, SCORED_AT, RUN_ID) "
+        f"SELECT 'a-0', 0.5, 1, 'V1', '{predicted:%Y-%m-%d %H:%M:%S}'::TIMESTAMP_NTZ, 'run'"
+    ).collect()
+    visit(tables, "a-1")
+    features.build(session)
+    deadline = utc(day + timedelta(days=due), 8)
+    before = ask(tables, deadline - timedelta(minutes=1))["purchase_propensity"]
+    assert before.severity is dg.AssetCheckSeverity.WARN
+    assert before.metadata["reviews waiting"].value == 1
+    assert not (over := ask(tables, deadline)["purchase_propensity"]).passed
+    assert over.severity is dg.AssetCheckSeverity.ERROR
 
 
 def test_a_file_that_waits_on_the_stage_is_warned_of_and_then_overdue(tables: Graph):
