@@ -14,22 +14,27 @@ from pydantic import ValidationError
 from assets import freshness
 from customer_insights.settings import settings
 from resources import notifications
-from schedules import incidents
+from schedules import incidents, jobs, timetable
 
 newest_days = dg.define_asset_job(
     "newest_days",
     selection=freshness.CHECKS,
+    tags=jobs.DAILY_LIMIT | jobs.FIRST,
     description="Asks which day of arrival each table has reached and compares it with what is expected; no job runs.",
 )
 
-newest_days_schedule = dg.ScheduleDefinition(
-    name="newest_days_schedule",
+
+@dg.schedule(
     job=newest_days,
     cron_schedule=f"*/{settings().freshness_minutes} * * * *",
     execution_timezone=settings().timezone,
     default_status=dg.DefaultScheduleStatus.RUNNING if settings().schedules_on else dg.DefaultScheduleStatus.STOPPED,
     description=f"Asks every {settings().freshness_minutes} minutes, also when nothing arrives and nothing runs.",
 )
+def newest_days_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """One run at a time: those that waited behind others would all give one answer."""
+    return timetable.once(context, newest_days.name)
+
 
 ALERTS = "alerts"
 HOW_TO_SET_UP = (

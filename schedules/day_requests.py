@@ -20,7 +20,7 @@ from customer_insights.settings import Settings
 # What is made of a day.
 OF_REVIEWS = tuple(asset.key for asset in (reviews.raw_reviews, reviews.review_sentiment, reviews.review_quality))
 # A file's day is that of its last change: what is older than this rarely gets another version. One hash stands for all
-# of it, so that the cursor stays as long as it is.
+# of it that is read, so that the cursor stays as long as it is.
 RECENT_DAYS = 35
 VERSION_LETTERS = 16
 ATTEMPT = "customer_insights/attempt"
@@ -40,22 +40,24 @@ class Asked:
 class Cursor:
     """What the sensor remembers: which files it knows to be read, and the days it asked for that are not done.
 
-    ``versions``: of the days from ``since`` on, by day. ``older``: one hash of the versions of all days before.
+    ``versions``: of the days from ``since`` on, by day. ``older``: one hash of the versions of all days before, but for
+    those in ``unread``: a history that begins earlier than before takes many ticks to be asked for.
     """
 
     since: str = ""
     older: str = ""
+    unread: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     asked: Mapping[str, Asked] = field(default_factory=dict)
 
     @classmethod
     def of(cls, text: str | None) -> Cursor:
         values = json.loads(text or "{}")
-        if "versions" not in values:
+        if "unread" not in values:
             # None, or that of an earlier version of this project: the ledger says what has been read.
             return cls()
         asked = {day: Asked(**entry) for day, entry in values["asked"].items()}
-        return cls(values["since"], values["older"], values["versions"], asked)
+        return cls(values["since"], values["older"], values["unread"], values["versions"], asked)
 
     def __str__(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -63,18 +65,21 @@ class Cursor:
     def changed(self, found: Mapping[str, str]) -> set[str]:
         """Days of ``found`` that are not known to be read in the version they have now."""
         recent = {day for day, version in found.items() if day >= self.since and self.versions.get(day) != version}
-        before = {day: version for day, version in found.items() if day < self.since}
-        return recent | (set(before) if digest(before) != self.older else set())
+        before = {day: version for day, version in found.items() if day < self.since and day not in self.unread}
+        return recent | (found.keys() & set(self.unread)) | (set(before) if digest(before) != self.older else set())
 
+    @classmethod
     def after(
-        self, found: Mapping[str, str], unread: Collection[str], asked: Mapping[str, Asked], today: date
+        cls, found: Mapping[str, str], unread: Collection[str], asked: Mapping[str, Asked], today: date
     ) -> Cursor:
         """The next one: what is not ``unread`` is known to be read."""
-        since = max(self.since, min([(today - timedelta(days=RECENT_DAYS)).isoformat(), *unread]))
-        return Cursor(
+        since = (today - timedelta(days=RECENT_DAYS)).isoformat()
+        read = {day: version for day, version in found.items() if day not in unread}
+        return cls(
             since,
-            digest({day: version for day, version in found.items() if day < since}),
-            {day: version for day, version in found.items() if day >= since and day not in unread},
+            digest({day: version for day, version in read.items() if day < since}),
+            sorted(day for day in unread if day < since),
+            {day: version for day, version in read.items() if day >= since},
             asked,
         )
 
@@ -167,6 +172,7 @@ def _listed(days: Sequence[str]) -> str:
 def plan(
     days: Iterable[str],
     versions: Mapping[str, str],
+    newest: Mapping[str, float],
     asked: Mapping[str, Asked],
     runs: Mapping[str, DayRun],
     now: float,
@@ -174,13 +180,19 @@ def plan(
 ) -> Plan:
     """Sort days that are not done: those to ask for the first time, those to ask for again, and those to leave alone.
 
+    ``newest``: when each day's newest file arrived (Unix seconds).
+
     A failed day is asked for again after a wait that doubles, and up to the setting's number of times in all. A day
-    whose run somebody cancelled is left to that person.
+    whose run somebody cancelled is left to that person, until a new file comes.
     """
     found = Plan()
     for day in sorted(days):
         before, run = asked.get(day), runs.get(day)
-        is_new = before is not None and before.version != versions.get(day, "")
+        if before:
+            is_new = before.version != versions.get(day, "")
+        else:
+            # Somebody else asked for the run: for which version, nobody wrote down.
+            is_new = bool(run and run.ended and newest.get(day, 0.0) > run.ended)
         attempt = before.attempt if before and not is_new else 0
         if run and run.goes_on:
             found.waiting[day] = f"is being worked on by run {run.run_id[:8]}"
@@ -227,8 +239,8 @@ def request(first: str, last: str, run_key: str, tags: Mapping[str, str]) -> dg.
     """One run for a day, or for a range of days."""
     if first == last:
         return dg.RunRequest(run_key=run_key, partition_key=first, tags=tags)
-    # A history waits for the days of today in the queue.
-    return dg.RunRequest(run_key=run_key, tags={**tags, RANGE_START: first, RANGE_END: last, "dagster/priority": "0"})
+    # A history waits for the days of today in the queue, and dagster.yaml limits how many runs with these tags go on.
+    return dg.RunRequest(run_key=run_key, tags={**tags, RANGE_START: first, RANGE_END: last, "dagster/priority": "-1"})
 
 
 def requests(

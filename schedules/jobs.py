@@ -109,7 +109,7 @@ everything = _job(
 observation = _job(
     "observation",
     selection=dg.AssetSelection.keys(reviews.staged_reviews.key, reviews.tabular_data.key),
-    tags=DAILY_LIMIT,
+    tags=DAILY_LIMIT | FIRST,
     description="Looks at the stage's files and at the visits and gives them data versions; nothing is computed.",
 )
 

@@ -6,6 +6,7 @@ versions are asked for is decided in ``day_requests`` and ``retraining``.
 """
 
 from contextlib import closing
+from datetime import UTC
 
 import dagster as dg
 
@@ -52,16 +53,18 @@ def new_review_files(
             for day, version in stage_files.versions_by_day(files).items()
             if catalogue.FIRST_DAY <= day <= now.date().isoformat()
         }
+        # They are ordered by time.
+        newest = {file.arrival_date.isoformat(): file.modified.replace(tzinfo=UTC).timestamp() for file in files}
         changed = before.changed(found)
         looked_up = changed - set(runs)
         listed = [file for file in files if file.arrival_date.isoformat() in looked_up]
         unread = {file.arrival_date.isoformat() for file in ingest.unread(session, listed)} if listed else set()
     not_read = unread | (changed & set(runs))
     to_do = not_read | set(runs)
-    planned = day_requests.plan(to_do, found, before.asked, runs, now.timestamp(), chosen)
+    planned = day_requests.plan(to_do, found, newest, before.asked, runs, now.timestamp(), chosen)
     asked = {day: entry for day, entry in before.asked.items() if day in to_do}
     requests, asked = day_requests.requests(planned, found, asked, runs, now.timestamp(), chosen)
-    cursor = str(before.after(found, not_read, asked, now.date()))
+    cursor = str(day_requests.Cursor.after(found, not_read, asked, now.date()))
     stage = f"@{chosen.review_stage}"
     if requests:
         return dg.SensorResult(run_requests=requests, cursor=cursor)

@@ -76,7 +76,7 @@ def build(chosen: Settings) -> list[dg.ScheduleDefinition]:
         """One run a day, once there is a champion."""
         if context.instance.get_latest_materialization_event(conversion.champion.key) is None:
             return dg.SkipReason("no champion yet: run the job `retraining`, or `everything`")
-        return _once(context, jobs.predictions.name)
+        return once(context, jobs.predictions.name)
 
     @dg.schedule(
         job=jobs.retraining,
@@ -90,7 +90,7 @@ def build(chosen: Settings) -> list[dg.ScheduleDefinition]:
     )
     def weekly_retraining_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """One run a week."""
-        return _once(context, jobs.retraining.name)
+        return once(context, jobs.retraining.name)
 
     @dg.schedule(
         job=jobs.observation,
@@ -101,7 +101,7 @@ def build(chosen: Settings) -> list[dg.ScheduleDefinition]:
     )
     def hourly_observation_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """One run an hour; what depends on the visits runs when they have changed."""
-        return _once(context, jobs.observation.name)
+        return once(context, jobs.observation.name)
 
     @dg.schedule(
         job=jobs.maintenance,
@@ -115,7 +115,7 @@ def build(chosen: Settings) -> list[dg.ScheduleDefinition]:
     )
     def weekly_maintenance_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """One run a week."""
-        return _once(context, jobs.maintenance.name)
+        return once(context, jobs.maintenance.name)
 
     return [
         daily_reviews_schedule,
@@ -126,7 +126,7 @@ def build(chosen: Settings) -> list[dg.ScheduleDefinition]:
     ]
 
 
-def _once(context: dg.ScheduleEvaluationContext, job_name: str) -> dg.RunRequest | dg.SkipReason:
+def once(context: dg.ScheduleEvaluationContext, job_name: str) -> dg.RunRequest | dg.SkipReason:
     """A run of a job, unless one waits or goes on."""
     going = day_requests.running(context.instance, job_name)
     if going:

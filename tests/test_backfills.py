@@ -12,18 +12,19 @@ from typing import Any
 import dagster as dg
 import pytest
 from conftest import ROOT, Graph
-from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster._daemon.backfill import execute_backfill_iteration
+from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from dagster_graphql.test.utils import execute_dagster_graphql
 from days_of_arrival import run
 from scored_reviews import scored, write
 
 from assets import catalogue
 from customer_insights.settings import settings
-from schedules import day_requests, jobs
+from schedules import alerts, day_requests, jobs
 
 LAUNCH = """
 mutation Launch($params: LaunchBackfillParams!) {
@@ -50,11 +51,13 @@ query Progress($id: String!) {
 """
 
 
+ORIGIN = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="definitions", working_directory=str(ROOT)))
+
+
 @contextmanager
 def workspace(instance: dg.DagsterInstance) -> Iterator[WorkspaceProcessContext]:
     """What webserver and daemon see: the code location ``definitions``."""
-    origin = LoadableTargetOrigin(module_name="definitions", working_directory=str(ROOT))
-    target = InProcessWorkspaceLoadTarget(InProcessCodeLocationOrigin(origin))
+    target = InProcessWorkspaceLoadTarget(ORIGIN)
     with WorkspaceProcessContext(instance, target) as context:
         yield context
 
@@ -107,6 +110,47 @@ def test_a_range_of_days_is_one_run_and_a_history_a_run_a_month_with_the_limit_o
         launched(context, days, selector=job)
         assert ranges(instance) == {(days[0], days[30]), (days[31], days[39])}
         assert {run.tags[jobs.MAX_RUNTIME] for run in instance.get_runs()} == {str(settings().long_run_limit_seconds)}
+
+
+def wait(instance: dg.DagsterInstance, job: Any, *requests: dg.RunRequest, **tags: str) -> list[str]:
+    """Put runs of a job into the queue, with the tags that it gives them; their ids."""
+    origin = RemoteJobOrigin(RemoteRepositoryOrigin(ORIGIN, "__repository__"), job.name)
+    runs = [
+        dg.DagsterRun(
+            job.name,
+            status=dg.DagsterRunStatus.QUEUED,
+            tags={**job.tags, **request.tags, **tags},
+            remote_job_origin=origin,
+        )
+        for request in requests or (dg.RunRequest(),)
+    ]
+    return [instance.add_run(run).run_id for run in runs]
+
+
+def next_ones(instance: dg.DagsterInstance) -> list[str]:
+    """The runs that the daemon takes out of the queue, in order."""
+    daemon = QueuedRunCoordinatorDaemon(interval_seconds=1)
+    return [run.run_id for run in daemon._get_runs_to_dequeue(instance, instance.get_concurrency_config(), None)]
+
+
+def test_a_history_on_the_stage_leaves_slots_for_what_the_day_needs(empty_graph: Graph):
+    start = date.fromisoformat(catalogue.FIRST_DAY)
+    months = [
+        day_requests.request(str(start + timedelta(first)), str(start + timedelta(first + 30)), "", {})
+        for first in (0, 31, 62, 93)
+    ]
+    with empty_graph.instance as instance:
+        history = wait(instance, jobs.daily_reviews, *months)
+        assert next_ones(instance) == history[:2]
+        range_of_backfill = {"dagster/backfill": "b", day_requests.RANGE_START: catalogue.FIRST_DAY}
+        (backfill,) = wait(instance, jobs.rescoring, **range_of_backfill)
+        assert next_ones(instance) == [backfill, history[0]]
+        of_the_day = [
+            *wait(instance, jobs.daily_reviews, day_requests.request("2026-03-01", "2026-03-01", "", {})),
+            *wait(instance, jobs.observation),
+            *wait(instance, alerts.newest_days),
+        ]
+        assert next_ones(instance) == [*of_the_day, backfill]
 
 
 def test_a_failed_day_is_seen_and_materialized_alone(empty_graph: Graph):

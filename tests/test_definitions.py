@@ -194,6 +194,7 @@ def test_two_materializations_of_one_asset_never_run_at_once_and_days_do(tmp_pat
     assert config.run_queue_config.tag_concurrency_limits == [
         {"key": "dagster/partition", "value": {"applyLimitPerUniqueValue": True}, "limit": 1},
         {"key": "dagster/backfill", "limit": 2},
+        {"key": "dagster/asset_partition_range_start", "limit": 2},
     ]
     assert config.pool_config.default_pool_limit == 1
     assets = [asset for asset in definitions.defs.assets or [] if isinstance(asset, dg.AssetsDefinition)]

@@ -15,7 +15,7 @@ from days_of_arrival import run
 
 from assets import catalogue
 from customer_insights.settings import Settings
-from schedules import day_requests, jobs, timetable
+from schedules import alerts, day_requests, jobs, timetable
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +136,18 @@ def test_predictions_wait_for_a_champion_and_no_job_is_started_beside_itself(ins
     assert tick(schedule, at, instance) == f"run {going.run_id[:8]} of predictions has not ended: started"
 
 
+def test_freshness_is_not_asked_while_a_run_asks(instance):
+    schedule, at = alerts.newest_days_schedule, datetime(2026, 3, 2, 7, 30, tzinfo=UTC)
+    assert isinstance(tick(schedule, at, instance), dg.RunRequest)
+    going = dg.DagsterRun(job_name=alerts.newest_days.name, status=dg.DagsterRunStatus.STARTED)
+    instance.add_run(going)
+    assert tick(schedule, at, instance) == f"run {going.run_id[:8]} of newest_days has not ended: started"
+
+
 def test_a_run_that_takes_too_long_is_ended_by_the_limit_of_its_job():
-    limits = {job.name: tags[jobs.MAX_RUNTIME] for job in jobs.JOBS if jobs.MAX_RUNTIME in (tags := job.tags or {})}
+    every = [*jobs.JOBS, *alerts.JOBS]
+    limits = {job.name: tags[jobs.MAX_RUNTIME] for job in every if jobs.MAX_RUNTIME in (tags := job.tags or {})}
     chosen = Settings()
-    assert set(limits) == {job.name for job in jobs.JOBS}
+    assert set(limits) == {job.name for job in every}
     assert limits["predictions"] == str(chosen.daily_run_limit_seconds)
     assert limits["daily_reviews"] == limits["retraining"] == str(chosen.long_run_limit_seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -10,6 +11,7 @@ from conftest import Graph, today
 from dagster._core.test_utils import freeze_time
 from days_of_arrival import arrive, day, read, run
 
+from assets import catalogue
 from customer_insights.settings import settings
 from resources.snowflake import SnowflakeConnection
 from schedules import day_requests
@@ -99,6 +101,51 @@ def test_a_long_history_is_asked_for_in_ranges_a_few_at_a_time_and_none_of_it_wh
     assert ticks.tick() == [day(44)]
 
 
+@pytest.fixture
+def days_in_small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUSTOMER_INSIGHTS_DAYS_PER_RUN", "4")
+    monkeypatch.setenv("CUSTOMER_INSIGHTS_RUNS_PER_TICK", "1")
+    settings.cache_clear()
+
+
+HISTORY = range(50, 40, -1)
+IN_RANGES = [f"{day(50)}...{day(47)}", f"{day(46)}...{day(43)}", f"{day(42)}...{day(41)}"]
+
+
+@pytest.mark.usefixtures("days_in_small_runs")
+def test_every_day_of_a_history_is_asked_for_when_the_start_is_set_back(ticks: Ticks, monkeypatch: pytest.MonkeyPatch):
+    for number in (*HISTORY, 39, 3):
+        arrive(ticks.graph, f"{number}.txt", day(number))
+    monkeypatch.setattr(catalogue, "FIRST_DAY", day(40))
+    read(ticks.graph, day(39), day(3))
+    assert ticks.tick() == []
+    assert "2 days, all read" in ticks.skipped
+    monkeypatch.setattr(catalogue, "FIRST_DAY", day(60))
+    assert [label for _ in range(4) for label in ticks.tick()] == IN_RANGES
+    assert "10 days" in ticks.skipped
+    # Of what is not read the cursor holds the days alone, and one that is gone from the stage is forgotten.
+    ticks.graph.session().sql("REMOVE @REVIEWS/50.txt").collect()
+    assert ticks.tick() == []
+    cursor = day_requests.Cursor.of(ticks.cursor)
+    assert list(cursor.unread) == [day(number) for number in HISTORY[1:]]
+    assert set(cursor.versions) == {day(3)}
+    read(ticks.graph, *(day(number) for number in HISTORY[1:]))
+    assert ticks.tick() == []
+    assert "11 files of 11 days, all read" in ticks.skipped
+    assert not day_requests.Cursor.of(ticks.cursor).unread
+
+
+@pytest.mark.usefixtures("days_in_small_runs")
+def test_every_day_is_asked_for_when_the_ledger_lost_what_it_knew(ticks: Ticks):
+    for number in HISTORY:
+        arrive(ticks.graph, f"{number}.txt", day(number))
+    read(ticks.graph, *(day(number) for number in HISTORY))
+    assert ticks.tick() == []
+    ticks.graph.session().sql("DELETE FROM INGESTED_FILES").collect()
+    arrive(ticks.graph, "late.txt", day(44), b'"late","late chair"')
+    assert [label for _ in range(4) for label in ticks.tick()] == IN_RANGES
+
+
 def test_a_day_that_is_being_worked_on_is_not_asked_for(ticks: Ticks):
     arrive(ticks.graph, "one.txt", day(2))
     with ticks.graph.instance as instance:
@@ -163,6 +210,22 @@ def test_a_cancelled_day_is_left_to_whoever_cancelled_it(ticks: Ticks):
         instance.run_storage.add_run(cancelled.dagster_run.with_status(dg.DagsterRunStatus.CANCELED))
     assert ticks.tick(10_000) == []
     assert "was cancelled: materialize the day when it is wanted" in ticks.skipped
+
+
+def test_a_new_file_for_a_day_that_somebody_ran_and_cancelled_begins_anew(ticks: Ticks):
+    ticks.graph.put("first.txt", b'"a-1","good chair"')
+    with ticks.graph.instance as instance:
+        cancelled = run(instance, today(), fails="raw_reviews")
+        instance.run_storage.delete_run(cancelled.run_id)
+        instance.run_storage.add_run(cancelled.dagster_run.with_status(dg.DagsterRunStatus.CANCELED))
+    assert ticks.tick() == []
+    assert "was cancelled: materialize the day when it is wanted" in ticks.skipped
+    # The stage knows whole seconds.
+    time.sleep(1.1)
+    ticks.graph.put("second.txt", b'"a-2","bad chair"')
+    assert ticks.tick() == [today()]
+    assert ticks.tick() == []
+    assert "was cancelled" in ticks.skipped
 
 
 def test_a_cursor_of_an_earlier_version_asks_for_nothing_that_was_read(ticks: Ticks):
