@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -233,7 +233,7 @@ def ticks(record: Record) -> tuple[Any, Any]:
     return [], record.operation.errors
 
 
-@comparison("a job was submitted for each day's files and each training, and none on days without")
+@comparison("a job was submitted for each day's files and each training of new visits, and none on days without")
 def jobs_by_day(record: Record) -> tuple[Any, Any]:
     before = record.evening.date().isoformat()
     expected = Counter((before, step, "DONE") for step in ("RAW_REVIEWS", "REVIEW_QUALITY"))
@@ -245,9 +245,9 @@ def jobs_by_day(record: Record) -> tuple[Any, Any]:
             expected[day, "REVIEW_QUALITY", "FAILED"] += 1
         if record.plan.calendar.has(moment.at.date(), "other languages"):
             expected[day, "REVIEW_SENTIMENT", "DONE"] += 1
-    mondays = [day for day in _mornings(record) if day.weekday() == MONDAY]
-    for day in [*mondays, *(at.date() for at in drift_training(record))]:
-        expected[day.isoformat(), "CONVERSION_MODEL", "DONE"] += 1
+    mondays = [local(day, MORNING[1]).astimezone(UTC) for day in _mornings(record) if day.weekday() == MONDAY]
+    for at in _with_new_visits(record, [*mondays, *drift_training(record)]):
+        expected[at.date().isoformat(), "CONVERSION_MODEL", "DONE"] += 1
     found = Counter(
         (job["CREATED_TIME"].astimezone(UTC).date().isoformat(), step_of(job), str(job["STATUS"]))
         for job in record.jobs.values()
@@ -284,7 +284,7 @@ def drift(record: Record) -> tuple[Any, Any]:
 
 
 @comparison(
-    "each training made one version, of all visits until then; one serves, and its history says how it came there"
+    "each training of new visits made one version, of all until then; one serves, and its history says how it came there"
 )
 def versions(record: Record) -> tuple[Any, Any]:
     shown = record.rows(f"SHOW VERSIONS IN MODEL {settings().model_name}")
@@ -296,9 +296,10 @@ def versions(record: Record) -> tuple[Any, Any]:
     served = [row["MODEL_VERSION"] for row in history]
     predicted = record.rows("SELECT DISTINCT MODEL_VERSION FROM PURCHASE_PROPENSITY")
     trainings = [run for run in record.operation.ran if run.job == "retraining"]
+    news = _with_new_visits(record, [run.at for run in trainings])
     return (
         {
-            "visits trained on": {run.run_id: _arrived_before(record, run.at) for run in trainings},
+            "visits trained on": {run.run_id: _arrived_before(record, run.at) for run in trainings if run.at in news},
             "versions": sorted(version for version, _ in trained.values()),
             "default": served[-1:],
             "champion": served[-1:],
@@ -318,6 +319,14 @@ def versions(record: Record) -> tuple[Any, Any]:
             "first promoted by": history[0]["RUN_ID"] if history else None,
         },
     )
+
+
+def _with_new_visits(record: Record, trainings: Iterable[datetime]) -> list[datetime]:
+    """Those that found other visits than the one before: the others train nothing. On a Monday after a training of the
+    weekend, for one."""
+    ordered = sorted(trainings)
+    visits = [_arrived_before(record, at) for at in ordered]
+    return [at for at, now, before in zip(ordered, visits, [0, *visits[:-1]], strict=True) if now != before]
 
 
 def _arrived_before(record: Record, at: datetime) -> int:
