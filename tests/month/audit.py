@@ -283,9 +283,7 @@ def drift(record: Record) -> tuple[Any, Any]:
     )
 
 
-@comparison(
-    "each training of new visits made one version, of all until then; one serves, and its history says why"
-)
+@comparison("each training of new visits made one version, of all until then; one serves, and its history says why")
 def versions(record: Record) -> tuple[Any, Any]:
     shown = record.rows(f"SHOW VERSIONS IN MODEL {settings().model_name}")
     trained = {
