@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from assets import catalogue, checks, insights, monitoring
+from assets import catalogue, checks, monitoring
 from customer_insights import costs, display
 from customer_insights.settings import settings
 from customer_insights.tables import PIPELINE_COSTS
@@ -34,8 +34,8 @@ class CostConfig(dg.Config):
 
 @dg.asset(
     group_name=monitoring.GROUP,
-    # It reads what the day's runs used, so it comes after the last of them.
-    deps=[insights.daily_report],
+    # It depends on nothing: costs are collected also while what it counts fails or has not begun, as Snowflake forgets
+    # statements after seven days.
     kinds={"snowflake"},
     owners=catalogue.OWNERS,
     tags={"domain": "monitoring"},
@@ -47,8 +47,8 @@ class CostConfig(dg.Config):
         checks.spec(
             WITHIN_BUDGET,
             "pipeline_costs",
-            "Today and this month cost less than the budgets of the settings; warns from 80 % on, and where the month "
-            "will cost more by the trend of its days.",
+            "Today and this month, the day before and in its first days the month before cost less than the budgets of "
+            "the settings; warns from 80 % on, and where the month will cost more by the trend of its days.",
             blocking=False,
         ),
         checks.spec(
@@ -99,6 +99,7 @@ def _spending(spent: "Spending") -> dict[str, float]:
     price = settings().price_per_credit
     numbers = {
         "credits today": spent.today,
+        "credits yesterday": spent.yesterday,
         "credits this month": spent.month,
         "credits expected by the end of the month": spent.projected,
         **({"price this month": spent.month * price, "price expected": spent.projected * price} if price else {}),

@@ -17,9 +17,11 @@ from customer_insights.settings import settings
 from resources.retries import retried
 from resources.snowflake import SnowflakeConnection
 
-# What has a day of arrival as its partition, and what the weekly retraining makes. All else is made anew every day.
+# What has a day of arrival as its partition, what the weekly retraining makes, and what is made all day long. All
+# else is made anew every day.
 REVIEWS = frozenset({"raw_reviews", "review_sentiment", "review_quality"})
 MODEL = frozenset({"conversion_model", "champion", "model_explanations"})
+COSTS = frozenset({"pipeline_costs"})
 
 
 def _daily(deadline: time) -> dg.FreshnessPolicy:
@@ -39,6 +41,9 @@ def policy(asset: str) -> dg.FreshnessPolicy:
             fail_window=timedelta(days=settings().model_fail_days),
             warn_window=timedelta(days=settings().model_warn_days),
         )
+    if asset in COSTS:
+        # Twice as long as the longest time between two collections.
+        return dg.FreshnessPolicy.time_window(fail_window=timedelta(days=1))
     return _daily(settings().reviews_deadline if asset in REVIEWS else settings().features_deadline)
 
 

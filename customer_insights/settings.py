@@ -105,6 +105,12 @@ def _part_of_an_hour(minutes: int) -> int:
     return minutes
 
 
+def _part_of_a_day(hours: int) -> int:
+    if hours not in (1, 2, 3, 4, 6, 8, 12):
+        raise ValueError(f"1, 2, 3, 4, 6, 8 or 12 hours were expected, found {hours}")
+    return hours
+
+
 def _web_address(value: str) -> str:
     """An http(s) address without a slash at its end."""
     address = urlsplit(value)
@@ -190,6 +196,9 @@ class Settings(BaseSettings):
     # when things run, in the time zone above; freshness expects what runs here to be done some hours later
     reviews_at: time = Field(default=time(5), description="every day: reads and scores the day that is over in UTC")
     predictions_at: time = Field(default=time(7), description="every day: predicts, sums up, writes the report")
+    costs_hours: Annotated[int, AfterValidator(_part_of_a_day)] = Field(
+        default=3, description="hours between two collections of costs, counted from midnight"
+    )
     retraining_at: time = Field(default=time(6), description="every week: trains, and promotes what is good enough")
     retraining_weekday: Weekday = Field(default="monday", description="day of the week, in English")
     maintenance_at: time = Field(default=time(3), description="every week: removes what nobody needs any more")
@@ -205,7 +214,9 @@ class Settings(BaseSettings):
         default=15, ge=0, description="wait before a failed day is asked for again; doubled each time"
     )
     daily_run_limit_seconds: int = Field(
-        default=6 * 3600, ge=60, description="after which a run of daily_reviews, predictions or observation is ended"
+        default=6 * 3600,
+        ge=60,
+        description="after which predictions, costs, observation, newest_days, rollback and maintenance are ended",
     )
     long_run_limit_seconds: int = Field(
         default=24 * 3600, ge=60, description="after which a run of another job, or for a range of days, is ended"

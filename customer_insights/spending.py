@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Level = Literal["ok", "warn", "error"]
 WARN_SHARE = 0.8
+# Days of a month on which the month before is judged too: its last use is collected after its end.
+MONTH_CLOSED_DAYS = 3
 # The trend is that of so many days before today; with fewer than the second number it is their mean.
 TREND_DAYS, LEAST_TREND_DAYS = 28, 14
 # A duration is unusual beyond the median by so many standard deviations (of a normal distribution, by its median
@@ -71,24 +73,32 @@ def _summed(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Spending:
-    """Estimated credits up to a moment. ``projected``: of the whole month; ``uncounted``: uses of unknown rate."""
+    """Estimated credits up to a moment.
+
+    Attributes:
+        yesterday: of the whole day before.
+        projected: of the whole month.
+        last_month: of the whole month before, in the first days of one; None later.
+        uncounted: uses of unknown rate.
+    """
 
     as_of: datetime
     today: float
+    yesterday: float
     month: float
     projected: float
+    last_month: float | None = None
     uncounted: int = 0
 
 
 def spent(frame: pd.DataFrame, as_of: datetime) -> Spending:
     """What was spent, and the month's end by the trend of the last days.
 
-    ``frame`` must reach back to the first of the month and ``TREND_DAYS`` before today. A month is projected by the
-    line of least squares through the credits of the days before today, never below 0.
+    ``frame`` must reach back as far as ``window`` says. A month is projected by the line of least squares through the
+    credits of the days before today, never below 0.
     """
     today = as_of.date()
-    first = min(today.replace(day=1), today - timedelta(days=TREND_DAYS))
-    daily = {day: sum(parts.values()) for day, parts in by_day(frame, first, today).items()}
+    daily = {day: sum(parts.values()) for day, parts in by_day(frame, _first_day(today, TREND_DAYS), today).items()}
     month = sum(credits for day, credits in daily.items() if day >= today.replace(day=1))
     month_end = today.replace(day=calendar.monthrange(today.year, today.month)[1])
     rest = (month_end - today).days
@@ -99,7 +109,28 @@ def spent(frame: pd.DataFrame, as_of: datetime) -> Spending:
     expected = _expected(before or [daily[today]], rest + 1)
     projected = month + max(0.0, expected[0] - daily[today]) + sum(expected[1:])
     counted = frame[frame["STARTED_AT"] <= as_of.replace(tzinfo=None)] if len(frame) else frame
-    return Spending(as_of, daily[today], month, projected, int(counted["ESTIMATED_CREDITS"].isna().sum()))
+    return Spending(
+        as_of,
+        daily[today],
+        daily[today - timedelta(days=1)],
+        month,
+        projected,
+        _last_month(daily, today),
+        int(counted["ESTIMATED_CREDITS"].isna().sum()),
+    )
+
+
+def _last_month(daily: dict[date, float], today: date) -> float | None:
+    if today.day > MONTH_CLOSED_DAYS:
+        return None
+    last = today.replace(day=1) - timedelta(days=1)
+    return sum(credits for day, credits in daily.items() if last.replace(day=1) <= day <= last)
+
+
+def _first_day(today: date, days: int) -> date:
+    """So many days before today, or the first of the earliest month that is judged if that is earlier."""
+    of_month = (today - timedelta(days=MONTH_CLOSED_DAYS)).replace(day=1)
+    return min(of_month, today - timedelta(days=days))
 
 
 def _expected(before: Sequence[float], days: int) -> list[float]:
@@ -121,16 +152,25 @@ class Verdict:
 
 
 def judge(spending: Spending, settings: Settings) -> Verdict:
-    """The worst of the budgets: an error above, a warning from 80 % on or if the month will not hold by its trend."""
+    """The worst of the budgets: an error above, a warning from 80 % on or if the month will not hold by its trend.
+
+    What is spent after the last look at a day or a month is seen only when it is over: the day before, and in the first
+    days of a month the month before, are judged too. They can be above their budget, but no more come near to it.
+    """
     found: list[tuple[Level, str]] = []
-    for name, used, budget in (
-        ("today", spending.today, settings.daily_credit_budget),
-        ("this month", spending.month, settings.monthly_credit_budget),
+    daily, monthly = settings.daily_credit_budget, settings.monthly_credit_budget
+    yesterday = spending.as_of.date() - timedelta(days=1)
+    last_month = spending.as_of.date().replace(day=1) - timedelta(days=1)
+    for name, used, budget, is_over in (
+        ("today", spending.today, daily, False),
+        (f"on {yesterday}", spending.yesterday, daily, True),
+        ("this month", spending.month, monthly, False),
+        (f"in {last_month:%Y-%m}", spending.last_month, monthly, True),
     ):
-        if budget is not None:
-            level: Level = "error" if used > budget else "warn" if used >= WARN_SHARE * budget else "ok"
+        if budget is not None and used is not None:
+            near = not is_over and used >= WARN_SHARE * budget
+            level: Level = "error" if used > budget else "warn" if near else "ok"
             found.append((level, f"{used:.3g} of {budget:g} credits {name} ({used / budget:.0%})"))
-    monthly = settings.monthly_credit_budget
     if monthly is not None:
         expected = f"{spending.projected:.3g} expected by the end of the month"
         found.append(("warn" if spending.projected > monthly else "ok", expected))
@@ -211,6 +251,6 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def window(as_of: datetime, days: int = 30) -> tuple[datetime, datetime]:
-    """What a report reads: whole days back to the first of the month, and as many as the trend and the plots show."""
-    first = min(as_of.date().replace(day=1), as_of.date() - timedelta(days=max(days, TREND_DAYS)))
+    """What a report reads: whole days, of the months that are judged and as many as the trend and the plots show."""
+    first = _first_day(as_of.date(), max(days, TREND_DAYS))
     return datetime.combine(first, time.min, as_of.tzinfo), as_of

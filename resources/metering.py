@@ -25,8 +25,6 @@ CLOCKS_DIFFER = timedelta(minutes=2)
 
 def with_use(result: Result, resources: Mapping[str, Any], began: datetime) -> Result:
     """The step's result with what it used since it began; as it is where that cannot be read."""
-    from snowflake.snowpark.exceptions import SnowparkSQLException
-
     snowflake = next((value for value in resources.values() if isinstance(value, SnowflakeConnection)), None)
     if not isinstance(result, dg.MaterializeResult) or snowflake is None or steps.query_tag() is None:
         return result
@@ -34,8 +32,9 @@ def with_use(result: Result, resources: Mapping[str, Any], began: datetime) -> R
     known = result.metadata or {}
     try:
         used = _used(snowflake, costs.Step(context.run_id, steps.name(context)), known, began)
-    except SnowparkSQLException as error:
-        # The work is done; a history that cannot be read is no reason to do it again.
+    except Exception as error:
+        # The work is done: whatever keeps the history from being read (no network, a login, a right, an answer that
+        # nobody expected) is no reason to fail the step or to do it again.
         context.log.warning(f"what this step used is not on its materialization: {error}")
         return result
     return result._replace(metadata={**known, **used})

@@ -79,6 +79,20 @@ def build(chosen: Settings) -> list[dg.ScheduleDefinition]:
         return once(context, jobs.predictions.name)
 
     @dg.schedule(
+        job=jobs.cost_collection,
+        cron_schedule=f"0 */{chosen.costs_hours} * * *",
+        execution_timezone=chosen.timezone,
+        default_status=status,
+        description=(
+            f"Every {chosen.costs_hours} hours, collects what runs have cost, also before there is a champion and "
+            "while other jobs fail."
+        ),
+    )
+    def costs_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        """One run in so many hours, and the last uses of a day are compared with its budget soon after it."""
+        return once(context, jobs.cost_collection.name)
+
+    @dg.schedule(
         job=jobs.retraining,
         cron_schedule=cron(chosen.retraining_at, chosen.retraining_weekday),
         execution_timezone=chosen.timezone,
@@ -120,6 +134,7 @@ def build(chosen: Settings) -> list[dg.ScheduleDefinition]:
     return [
         daily_reviews_schedule,
         daily_predictions_schedule,
+        costs_schedule,
         weekly_retraining_schedule,
         hourly_observation_schedule,
         weekly_maintenance_schedule,

@@ -17,7 +17,7 @@ from conftest import HOME, ROOT, Graph
 from dagster._core.test_utils import freeze_time
 from typer.testing import CliRunner
 
-from command_line import local, main
+from command_line import demo, local, main
 from command_line.load import load_paths, stage_name
 from customer_insights.errors import PermanentError, RetryableError
 
@@ -139,6 +139,14 @@ def test_a_wrong_setting_is_named_and_a_wrong_option_is_a_mistake_of_use():
     assert "Traceback" not in told.stderr
     call("deploy", "--dry-run", "--role-script", code=2)
     call("deploy", "--address", "192.0.2.0/24", code=2)
+
+
+def test_the_demo_shows_what_a_later_run_made_in_the_place_of_the_earlier():
+    told = demo.Progress(order=["pipeline_costs", "reviews"], rows={"pipeline_costs": 0, "reviews": 7}, failures=["a"])
+    told.add(demo.Progress(order=["pipeline_costs"], rows={"pipeline_costs": 9}, failures=["a", "b"]))
+    assert told.order == ["reviews", "pipeline_costs"]
+    assert told.rows == {"reviews": 7, "pipeline_costs": 9}
+    assert told.failures == ["a", "b"]
 
 
 # -- deploy -----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -16,12 +17,19 @@ from conftest import ROOT, Embedded, Graph, materializations, today
 from dagster_pipes import PipesContext, PipesMappingParamsLoader, encode_param, open_dagster_pipes
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
+from snowflake.connector.errors import OperationalError
+from snowflake.snowpark.exceptions import SnowparkSQLException
 
+from command_line import demo
 from customer_insights import costs, spending
+from customer_insights.connecting import SnowflakeConnectionError, SnowflakeUnreachableError
 from customer_insights.costs import Job, Statement, Step, Supply
 from customer_insights.jobs.reporting import _query_tag
 from customer_insights.settings import Settings, settings
 from customer_insights.tables import PIPELINE_COSTS
+from resources.retries import retried
+from resources.snowflake import SnowflakeConnection
 
 NOON = datetime(2026, 6, 15, 12, tzinfo=UTC)
 ONE, OTHER = Step("run-1", "raw_reviews"), Step("run-1", "reviews")
@@ -170,6 +178,35 @@ def test_a_budget_warns_from_four_fifths_on_and_fails_above(budgets: dict[str, f
     assert said in verdict.text
 
 
+@pytest.mark.parametrize(
+    ("budget", "level", "said"),
+    [
+        (3.0, "error", "4.5 of 3 credits on 2026-06-14 (150%)"),
+        # A day that is over can no more come near to its budget.
+        (5.0, "ok", "4.5 of 5 credits on 2026-06-14 (90%)"),
+    ],
+)
+def test_what_was_spent_after_the_last_look_at_a_day_is_compared_with_its_budget_on_the_next(
+    budget: float, level: str, said: str
+):
+    frame = a_month(lambda ago: 4.5 if ago == 1 else 0.1)
+    verdict = spending.judge(spending.spent(frame, NOON), Settings(daily_credit_budget=budget))
+    assert verdict.level == level
+    assert said in verdict.text
+
+
+@pytest.mark.parametrize("day", [1, 3, 4])
+def test_the_last_day_of_a_month_is_compared_with_the_months_budget_in_the_first_days_of_the_next(day: int):
+    as_of = datetime(2026, 8, day, 0, 30, tzinfo=UTC)
+    first, last = (pd.Timestamp(2026, 7, number, 23, 50) for number in (1, 31))
+    frame = rows(*({"STARTED_AT": at, "ENDED_AT": at, "ESTIMATED_CREDITS": 30.0} for at in (first, last)))
+    since, _ = spending.window(as_of)
+    read = frame[frame["STARTED_AT"] >= since.replace(tzinfo=None)]
+    verdict = spending.judge(spending.spent(read, as_of), Settings(monthly_credit_budget=50))
+    assert ("60 of 50 credits in 2026-07 (120%)" in verdict.text) == (day <= 3)
+    assert (verdict.level == "error") == (day <= 3)
+
+
 def test_costs_of_unknown_rate_are_told_beside_the_budget():
     frame = pd.concat([a_month(lambda _: 2.0), a_month(lambda _: float("nan"), days=1)])
     verdict = spending.judge(spending.spent(frame, NOON), Settings(daily_credit_budget=10))
@@ -201,6 +238,47 @@ def test_waiting_for_nodes_makes_no_step_slow():
     usual = steps(*((100.0, 1000) for _ in range(8)), (400, 1000))
     queued = usual.assign(QUEUE_SECONDS=[0.0] * 8 + [300.0])
     assert spending.unusual(queued, NOON) == []
+
+
+# -- a step's own use ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SnowflakeUnreachableError("nobody answers"),
+        SnowflakeConnectionError("the token has expired"),
+        OperationalError("the connection was reset"),
+        SnowparkSQLException("no right to see it"),
+        KeyError("QUERY_TAG"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_step_whose_work_is_done_does_not_fail_because_its_use_cannot_be_read(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(_: SnowflakeConnection) -> None:
+        raise error
+
+    monkeypatch.setattr(SnowflakeConnection, "open_session", refuse)
+    done: list[int] = []
+
+    @dg.asset
+    @retried
+    def made(snowflake: SnowflakeConnection) -> dg.MaterializeResult:
+        done.append(1)
+        return dg.MaterializeResult(metadata={"rows": 3})
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = dg.materialize(
+            [made], resources={"snowflake": SnowflakeConnection()}, instance=instance, raise_on_error=False
+        )
+        warned = [one.user_message for one in instance.all_logs(run.run_id) if one.level == logging.WARNING]
+    assert run.success
+    assert done == [1]
+    assert materializations(run)["made"] == {"rows": 3}
+    assert len(warned) == 1
+    assert str(error) in warned[0]
 
 
 # -- Snowflake's history --------------------------------------------------------------------------------------------
@@ -340,6 +418,17 @@ def test_the_budget_check_is_an_error_that_stops_nothing(own_graph: Graph, monke
     assert "data:image/png" in str(made["credits by day"])
     assert "/runs/run-dear" in str(made["top runs"])
     settings.cache_clear()
+
+
+def test_the_demo_counts_what_it_cost_by_a_run_of_its_own(own_graph: Graph, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DAGSTER_HOME", str(own_graph.dagster_home))
+    spender = own_graph.session()
+    spender.query_tag = costs.query_tag("run-of-the-demo", "reviews", None)
+    spender.sql("SELECT COUNT(*) FROM TABULAR_DATA").collect()
+    told = demo._run(Console(), "costs", {})
+    assert (told.status, told.order) == ("SUCCESS", ["pipeline_costs"])
+    assert told.rows["pipeline_costs"] >= 1
+    assert "/runs/run-of-the-demo" in str(told.metadata["pipeline_costs"]["top runs"])
 
 
 def test_days_of_a_plot_are_whole_and_in_their_order():

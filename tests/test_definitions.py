@@ -115,6 +115,9 @@ def test_the_graph_is_the_one_of_the_design():
     assert parents["conversion_model"] == {"purchase_features"}
     assert parents["champion"] == {"conversion_model"}
     assert parents["purchase_propensity"] == {"purchase_features", "champion"}
+    # What fails must not keep its costs from being counted, and what counts must not keep a report from being written.
+    assert parents["pipeline_costs"] == set()
+    assert not any("pipeline_costs" in above for above in parents.values())
 
 
 def test_checks_that_guard_what_is_downstream_are_blocking():

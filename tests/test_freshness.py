@@ -131,8 +131,8 @@ def test_every_asset_that_is_made_has_its_policy_from_the_settings():
     assert policies.pop("staged_reviews") is policies.pop("tabular_data") is None
     crons = {name: getattr(policy, "deadline_cron", None) for name, policy in policies.items()}
     assert {name for name, cron in crons.items() if cron == "0 7 * * *"} == freshness.REVIEWS
-    assert {name for name, cron in crons.items() if cron is None} == freshness.MODEL
-    assert all(cron == "0 8 * * *" for name, cron in crons.items() if name not in freshness.REVIEWS | freshness.MODEL)
+    assert {name for name, cron in crons.items() if cron is None} == freshness.MODEL | freshness.COSTS
+    assert {cron for name, cron in crons.items() if name not in freshness.REVIEWS and cron} == {"0 8 * * *"}
 
 
 @pytest.mark.parametrize(
@@ -143,6 +143,7 @@ def test_every_asset_that_is_made_has_its_policy_from_the_settings():
         ("reviews_deadline", "07:00:30", "HH:MM"),
         ("model_warn_days", "9", "must be less"),
         ("freshness_minutes", "7", "5, 10, 15, 20 or 30"),
+        ("costs_hours", "5", "1, 2, 3, 4, 6, 8 or 12"),
         ("dagster_url", "dagster.example.com", "https://dagster.example.com"),
     ],
 )

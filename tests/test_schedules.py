@@ -13,6 +13,7 @@ import dagster as dg
 import pytest
 from days_of_arrival import run
 
+import definitions
 from assets import catalogue
 from customer_insights.settings import Settings
 from schedules import alerts, day_requests, jobs, timetable
@@ -142,6 +143,27 @@ def test_freshness_is_not_asked_while_a_run_asks(instance):
     going = dg.DagsterRun(job_name=alerts.newest_days.name, status=dg.DagsterRunStatus.STARTED)
     instance.add_run(going)
     assert tick(schedule, at, instance) == f"run {going.run_id[:8]} of newest_days has not ended: started"
+
+
+@pytest.mark.parametrize("hours", [1, 3, 12])
+def test_costs_are_collected_all_day_long_before_there_is_a_champion_and_by_one_run_at_a_time(hours: int, instance):
+    schedule = named("costs_schedule", costs_hours=hours)
+    day = list(islice(ticks_after(schedule, datetime(2026, 3, 2, tzinfo=UTC)), 24 // hours))
+    assert [moment.hour for moment in day] == list(range(0, 24, hours))
+    for moment in day:
+        assert isinstance(tick(schedule, moment, instance), dg.RunRequest)
+    going = dg.DagsterRun(job_name=jobs.cost_collection.name, status=dg.DagsterRunStatus.STARTED)
+    instance.add_run(going)
+    assert tick(schedule, day[0], instance) == f"run {going.run_id[:8]} of costs has not ended: started"
+
+
+def test_costs_are_a_run_of_their_own_that_no_other_jobs_failure_ends():
+    def made_by(job: str) -> set[str]:
+        return {key.to_user_string() for key in definitions.defs.resolve_job_def(job).asset_layer.executable_asset_keys}
+
+    assert made_by("costs") == {"pipeline_costs"}
+    assert "pipeline_costs" not in made_by("predictions")
+    assert "pipeline_costs" in made_by("everything")
 
 
 def test_a_run_that_takes_too_long_is_ended_by_the_limit_of_its_job():

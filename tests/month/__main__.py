@@ -44,6 +44,8 @@ def surroundings(folder: Path) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1",
         "CUSTOMER_INSIGHTS_TIMEZONE": "Europe/Berlin",
         "CUSTOMER_INSIGHTS_RETRY_SECONDS": "0.2",
+        # So that it is due between the predictions and the look after them.
+        "CUSTOMER_INSIGHTS_COSTS_HOURS": "1",
         INSIDE: str(folder),
     }
 

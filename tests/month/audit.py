@@ -207,6 +207,8 @@ def runs(record: Record) -> tuple[Any, Any]:
         at, day = _at(moment.at), moment.at.date().isoformat()
         if moment.looks:
             expected.append((at, "newest_days_schedule", "", True))
+        if moment.counts:
+            expected.append((at, "costs_schedule", "", True))
         if moment.arrives:
             expected.append((at, "new_review_files", day, not moment.breaks))
         if moment.mends:
@@ -484,8 +486,8 @@ def _began(job: dict[str, Any]) -> datetime:
 
 @comparison("PIPELINE_COSTS has the warehouse's and Cortex's share of every run that used them")
 def costs_of_runs(record: Record) -> tuple[Any, Any]:
-    last = max(run.at for run in record.operation.ran if run.job == "predictions")
-    # What ran after the costs were last collected comes with the next day's.
+    last = max(run.at for run in record.operation.ran if run.job == "costs")
+    # What ran after the costs were last collected comes with the next time.
     working = {
         run.run_id
         for run in record.operation.ran

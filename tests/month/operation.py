@@ -23,9 +23,10 @@ from dagster._core.storage.tags import (
 )
 from dagster._utils.schedules import schedule_execution_time_iterator
 
-# The half-hourly look at the newest days is asked for by name; what is derived is made by the morning's schedule, so
-# the automation and the hourly observation that it waits for are off.
+# The half-hourly look at the newest days and the collection of costs are asked for by name, twice and once a day; what
+# is derived is made by the morning's schedule, so the automation and the hourly observation that it waits for are off.
 LOOK = "newest_days_schedule"
+COSTS = "costs_schedule"
 SCHEDULES = (
     "weekly_maintenance_schedule",
     "daily_reviews_schedule",
@@ -70,9 +71,9 @@ class Operation:
         tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
         self._run(job, BACKFILL, dg.RunRequest(tags=tags), tags)
 
-    def stop(self, now: datetime, looks: bool) -> None:
+    def stop(self, now: datetime, looks: bool, counts: bool) -> None:
         """Everything that is due at ``now``."""
-        for name in (*SCHEDULES, *([LOOK] if looks else [])):
+        for name in (*SCHEDULES, *([LOOK] if looks else []), *([COSTS] if counts else [])):
             if self.repository.has_schedule_def(name):
                 self._schedule(self.repository.get_schedule_def(name), now)
         self.last = now

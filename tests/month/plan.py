@@ -272,11 +272,12 @@ def _visits(reviews: pd.DataFrame, chosen: Calendar, rng: np.random.Generator) -
 
 @dataclass(frozen=True)
 class Moment:
-    """A time at which the clock stops: what arrives just before, and whether freshness is looked at."""
+    """A time at which the clock stops: what arrives just before, and whether freshness and costs are looked at."""
 
     at: datetime
     arrives: tuple[File, ...] = ()
     looks: bool = False
+    counts: bool = False
     breaks: bool = False
     mends: bool = False
 
@@ -311,4 +312,8 @@ def moments(plan: Plan) -> list[Moment]:
 
 def _morning(day: date) -> Sequence[Moment]:
     early = [Moment(local(day, MAINTENANCE))] if day.weekday() == SUNDAY else []
-    return [*early, *(Moment(local(day, at)) for at in MORNING), Moment(local(day, FIRST_LOOK), looks=True)]
+    return [
+        *early,
+        *(Moment(local(day, at)) for at in MORNING),
+        Moment(local(day, FIRST_LOOK), looks=True, counts=True),
+    ]

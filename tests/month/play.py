@@ -141,7 +141,7 @@ def _play(record: Record, moment: Moment, clock: Clock, stage: Path, sabotage: S
         raise RuntimeError(f"the fault was to strike once: {faults.list()}")
     if sabotage == "alerts twice" and moment.mends:
         record.operation.cursors.pop("alerts", None)
-    record.operation.stop(moment.at, moment.looks)
+    record.operation.stop(moment.at, moment.looks, moment.counts)
     _stamp(stage, clock)
     for row in record.rows("SELECT * FROM TABLE(SNOWFLAKE.SPCS.GET_JOB_HISTORY(RESULT_LIMIT => 10000))"):
         record.jobs[row["NAME"]] = row
