@@ -85,7 +85,7 @@ SEED ?= 1
 rounds: setup ## kill and retry the writing jobs at random, and count their rows (ROUNDS=200 SEED=1)
 	@PYTHONPATH=tests $(BIN)/python -m rounds --rounds $(ROUNDS) --seed $(SEED)
 
-month: setup ## play a month of operation at a simulated clock and write docs/simulated-month.md (about 10 minutes)
+month: setup ## play a month of operation at a simulated clock and write docs/simulated-month.md (about half an hour)
 	@PYTHONPATH=tests $(BIN)/python -m month --days 30 --seed $(SEED) --page docs/simulated-month.md
 
 bench: setup ## run the benchmarks

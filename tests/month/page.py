@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 from month.audit import Comparison, step_of, stop_of
-from month.operation import SCHEDULES, SENSORS, Ran
+from month.operation import COSTS, LOOK, SCHEDULES, SENSORS
 from month.plan import HISTORY_WEEKS, ZONE
 from month.play import Record
 
@@ -41,7 +41,7 @@ def written(record: Record, compared: Sequence[Comparison]) -> str:
     """The page."""
     head = _HEAD.format(
         minutes=record.seconds / 60,
-        on=", ".join(f"`{name}`" for name in (*SCHEDULES, "newest_days_schedule", *SENSORS)),
+        on=", ".join(f"`{name}`" for name in (*SCHEDULES, LOOK, COSTS, *SENSORS)),
         weeks=HISTORY_WEEKS,
     )
     days = [*record.plan.calendar.dates, record.plan.calendar.dates[-1] + timedelta(days=1)]
