@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 from month.audit import Comparison, step_of, stop_of
-from month.operation import COSTS, LOOK, SCHEDULES, SENSORS
+from month.operation import COSTS, LOOK, SCHEDULES, SENSORS, Ran
 from month.plan import HISTORY_WEEKS, ZONE
 from month.play import Record
 
