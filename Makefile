@@ -22,15 +22,17 @@ help: ## list the commands
 
 $(STAMP): pyproject.toml constraints.txt requirements/hashed.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else "Python 3.11 or 3.12 is needed, this is %d.%d: make PYTHON=/path/to/python3.11 ..." % v)'
-	@echo "installing into $(VENV) (once; a few minutes)"
+	@echo "installing into $(VENV), once: 2 to 5 minutes"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip -c constraints.txt
+	@echo "  1 of 2: packages that are pinned by hash"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/hashed.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo "  2 of 2: everything else"
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 setup: $(STAMP) ## install everything into .venv
-	@$(BIN)/python -m customer_insights.sample_data fetch .cache/sample_data
+	@$(BIN)/python -m customer_insights.sample_data fetch .cache/sample_data >/dev/null
 
 demo: setup ## run the whole pipeline on the embedded Snowflake and show what came out
 	@$(BIN)/customer-insights demo
@@ -44,7 +46,7 @@ dashboard: setup ## open the dashboard on the same data (http://127.0.0.1:8501)
 embedded: setup ## run the embedded Snowflake alone, in the foreground
 	@$(BIN)/python -m embedded_snowflake --data-dir $(SNOWFLAKE_HOME)/data
 
-stop: ## stop the embedded Snowflake that demo or ui started
+stop: ## stop the embedded Snowflake that demo, ui or dashboard started
 	@test ! -x $(BIN)/customer-insights || $(BIN)/customer-insights stop
 
 browser: ## install Chromium for the browser tests (Debian, Ubuntu)
@@ -71,7 +73,7 @@ lint: setup ## ruff and the import contracts
 format: setup ## let ruff rewrite
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-typecheck: setup
+typecheck: setup ## basedpyright
 	@$(BIN)/basedpyright --level error
 
 AUDIT := .cache/audit
@@ -99,6 +101,9 @@ models: setup ## train the small models of the embedded default again
 	@for encoder in use e5 use+e5 use+e5-tuned; do $(BIN)/python -m training.train_sentiment $$encoder || exit 1; done
 	@$(BIN)/python -m training.train_quality_nli
 
-clean: stop ## remove the environment and everything that the commands made
+clean: ## remove the environment and everything that the commands made
+	@! pgrep -f "^$(CURDIR)/$(VENV)/bin/.*([d]agster dev|[s]treamlit run)" >/dev/null || \
+	  { echo "Dagster or the dashboard still runs on what would be removed: end it with Ctrl-C first"; exit 1; }
+	@$(MAKE) --no-print-directory stop
 	@rm -rf $(VENV) .snowflake .cache build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	@find .dagster -mindepth 1 ! -name dagster.yaml -delete

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dagster._core.storage.event_log.base import AssetRecord
 
 SHOWN_RUNS = 5
+# So many are named one by one.
+FEW_ASSETS = 3
 # Failures are looked for among so many runs, and so far back: what failed before has been seen, or is overdue.
 SEARCHED_RUNS = 50
 FAILURE_SECONDS = 2 * 86400
@@ -135,9 +137,10 @@ def _run(record: dg.RunRecord) -> Run:
 
 
 def _job(run: dg.DagsterRun) -> str:
-    """The job's name; of chosen assets, theirs."""
+    """Of a few chosen assets their names, else the job's: the UI names every asset of a job that it launches whole."""
     chosen = sorted(key.to_user_string() for key in run.asset_selection or ())
-    return ", ".join(chosen) or run.job_name
+    its_own = run.job_name.startswith("__")
+    return ", ".join(chosen) if chosen and (its_own or len(chosen) <= FEW_ASSETS) else run.job_name
 
 
 def _partition(run: dg.DagsterRun) -> str | None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SAMPLE_DIRECTORY = local.ROOT / ".cache" / "sample_data"
 FILES_DIRECTORY = local.ROOT / ".cache" / "demo_files"
 TAG = "customer_insights/demo"
-EXCERPT_CHARACTERS = 20
+EXCERPT_CHARACTERS = 24
 POLL_SECONDS = 0.5
 START_TIMEOUT_SECONDS = 120
 
@@ -312,6 +312,11 @@ def _show_model(console: Console, told: Progress) -> None:
     console.print(f"the purchases are synthetic: no model that sees these features can expect an AUC above {best:.3f}")
 
 
+def _excerpt(text: str) -> str:
+    whole = " ".join(text.split())
+    return whole if len(whole) <= EXCERPT_CHARACTERS else f"{whole[: EXCERPT_CHARACTERS - 1]}…"
+
+
 def _show_predictions(console: Console, session: Session) -> None:
 
     found = session.sql(
@@ -327,7 +332,7 @@ def _show_predictions(console: Console, session: Session) -> None:
             f"{row['PRODUCT_TYPE']} / {row['PRODUCT_LAYOUT']}",
             f"{row['PAGE_LOAD_TIME']:.1f} s",
             "" if row["REVIEW_SENTIMENT"] is None else f"{row['REVIEW_SENTIMENT']:+.2f}",
-            f"{row['LANGUAGE']}: {' '.join(row['REVIEW_TEXT'].split())[:EXCERPT_CHARACTERS]}",
+            f"{row['LANGUAGE']}: {_excerpt(str(row['REVIEW_TEXT']))}",
             f"{row['PURCHASE_PROBABILITY']:.2f}",
             row["DECILE"],
         ]

@@ -59,12 +59,13 @@ def load_paths(console: Console, paths: list[Path]) -> Loaded:
                 plain(f"{file.name}: {published.inserted} visits added, {published.updated} replaced in TABULAR_DATA")
             )
     if texts:
-        console.print(f"{len(texts)} review files are on @{settings().review_stage}")
+        files = "1 review file is" if len(texts) == 1 else f"{len(texts)} review files are"
+        console.print(f"{files} on @{settings().review_stage}")
     for file in ignored:
         console.print("[yellow]left out[/]", plain(f"{file}: neither reviews nor visits"))
     console.print(
-        "next: `make ui`, open Lineage, select [bold]raw_reviews[/] and what is downstream of it, "
-        "press [bold]Materialize[/] and choose today's partition"
+        "next, in Dagster (`make ui`): Jobs, [bold]everything[/], [bold]Materialize all…[/], Latest; or nothing, where "
+        "the sensor new_review_files is on"
     )
     return loaded
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import webbrowser
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -83,7 +84,11 @@ def dashboard(port: Annotated[int, typer.Option(help="port of the page on 127.0.
 @app.command(rich_help_panel="Start")
 def stop() -> None:
     """Stop the embedded Snowflake."""
-    console.print("the embedded Snowflake has stopped" if local.stop() else "no embedded Snowflake runs")
+    console.print(
+        "the embedded Snowflake has stopped; Dagster and the dashboard end with Ctrl-C where they run"
+        if local.stop()
+        else "no embedded Snowflake runs"
+    )
 
 
 @app.command(rich_help_panel="Every day")
@@ -134,8 +139,9 @@ def report(
     target = fetch_report(errors if as_json else console, date, output)
     if as_json:
         print_json({"file": str(target.resolve())})
-    if open_it:
-        typer.launch(target.resolve().as_uri())
+    # Not typer.launch, which prints the complaints of every browser that is not there.
+    if open_it and not webbrowser.open(target.resolve().as_uri()):
+        errors.print(plain(f"no browser was found here: open {target.resolve()} yourself"), soft_wrap=True)
 
 
 @app.command(rich_help_panel="Set up")

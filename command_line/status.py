@@ -86,7 +86,7 @@ def _problems(snowflake: Snowflake, dagster: Dagster) -> list[str]:
         *([f"not made in time: {others}; materialize what comes first in Dagster"] if others else []),
         *(f"check {check.check} of {check.asset} failed: {check.said}" for check in checks),
         *(
-            f"run {run.id[:8]} of {_of(run)} failed: see it in Dagster, then materialize again"
+            f"run {run.id[:8]} of {_of(run)} failed: read its error in Dagster, mend it, then Re-execute, From failure"
             for run in dagster.failed_runs
         ),
     ]

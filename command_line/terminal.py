@@ -7,6 +7,7 @@ Results go to standard output; progress and errors to standard error, so that a 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from datetime import date, datetime
@@ -21,14 +22,17 @@ from customer_insights import display
 console = Console()
 errors = Console(stderr=True)
 COLUMNS_OF_WORDS = ("", "checks", "product", "review")
+NUMBER = re.compile(r"[-+]?[\d,]*\.?\d+ ?%?")
 
 
 def summary(title: str, columns: list[str], rows: Sequence[Sequence[object]]) -> Table:
     """A table for the terminal."""
     table = Table(title=title, title_justify="left", title_style="bold")
-    for name in columns:
+    for place, name in enumerate(columns):
+        numbers = bool(rows) and all(NUMBER.fullmatch(str(row[place])) for row in rows if row[place] not in (None, ""))
         # In a narrow terminal the columns of words become narrower, so that no number is cut.
-        table.add_column(name, overflow="fold", no_wrap=name not in COLUMNS_OF_WORDS)
+        words = name in COLUMNS_OF_WORDS
+        table.add_column(name, overflow="fold", no_wrap=not words, justify="right" if numbers else "left")
     for row in rows:
         table.add_row(*("" if value is None else plain(value) for value in row))
     return table

@@ -63,7 +63,7 @@ def test_load_puts_reviews_and_visits_where_they_belong_and_says_what_is_next(
     load_paths(main.console, [folder])
     said = text(capsys.readouterr().out)
     assert "visits.csv: 1 visits added, 0 replaced" in said
-    assert "1 review files are on @REVIEWS" in said
+    assert "1 review file is on @REVIEWS" in said
     assert "left out" in said
     assert "notes.docx" in said.replace(" ", "")
     assert "Materialize" in said

@@ -46,9 +46,10 @@ def _said(found: pd.DataFrame) -> None:
     first = found.iloc[0]
     alarms = list(dict.fromkeys(found.loc[found["DRIFTED"] == 1, "NAME"]))
     window = " to ".join(selection.day(queries.as_day(first[end])) for end in ("WINDOW_START", "WINDOW_END"))
+    version = parts.plain(str(first["MODEL_VERSION"]))
     compared = (
         f"{int(found['CURRENT_ROWS'].max()):,} visits of {window} were compared with "
-        f"{int(found['REFERENCE_ROWS'].max()):,} of the training set of {parts.plain(str(first['MODEL_VERSION']))}."
+        f"{int(found['REFERENCE_ROWS'].max()):,} of those that {version} was trained and tested on."
     )
     if alarms:
         st.warning(

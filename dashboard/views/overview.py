@@ -213,4 +213,7 @@ def _by_language(found: Groups, chosen: Total) -> None:
         names,
     )
     if len(rows) > len(shown):
-        st.caption(f"The {len(shown)} commonest of {len(rows)} languages; the table has them all.")
+        st.caption(
+            f"The {len(shown)} commonest of {len(rows)} languages that were detected (a short text may be taken for "
+            "another); the table has them all."
+        )

@@ -58,7 +58,7 @@ def review(row: dict[str, Any]) -> Markup:
     about = " · ".join(
         [
             f"{row['PRODUCT_TYPE']}, {row['PRODUCT_LAYOUT']}",
-            f"{int(row['PRODUCT_RATING'])} stars shown",
+            f"{int(row['PRODUCT_RATING'])} star{'' if int(row['PRODUCT_RATING']) == 1 else 's'} shown",
             str(row["REVIEW_QUALITY"]),
             language_name(row["LANGUAGE"]) or "language not known",
             selection.day(queries.as_day(row["ARRIVAL_DATE"])),
