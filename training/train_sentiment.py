@@ -442,7 +442,10 @@ def _encoder_sentence(encoder: str) -> str:
     heads = sentiment_models.weights_folder(encoder) / "heads.npz"
     if not heads.exists():
         return ENCODER_SENTENCES[encoder]
-    with np.load(heads, allow_pickle=False) as arrays, np.load(heads.with_name("changes.npz")) as changes:
+    with (
+        np.load(heads, allow_pickle=False) as arrays,
+        np.load(heads.with_name("changes.npz"), allow_pickle=False) as changes,
+    ):
         layers = {name.split(".")[0] for name in changes}
         rank = next(len(changes[name]) for name in changes if name.endswith(".down"))
         return ENCODER_SENTENCES[encoder].format(tuned=str(arrays["measured"]), layers=len(layers), rank=rank)
