@@ -61,7 +61,7 @@ postgres: ## install Postgres for the tests of a team's Dagster (Debian, Ubuntu)
 	      apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql >/dev/null; \
 	    else echo "Postgres is missing: install it (apt-get install postgresql); the tests of a team's Dagster are skipped without it"; fi; }
 
-test: setup browser postgres lint typecheck ## run every test and check, but for `make week` (under 20 minutes)
+test: setup browser postgres lint typecheck ## run every test and check, but for `make week` (about 20 minutes)
 	@$(BIN)/python -m pytest -n 2 --dist loadscope -m "not month"
 
 week: setup ## play six days of operation at a simulated clock, and compare what comes of them (about 6 minutes)
