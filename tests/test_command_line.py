@@ -17,7 +17,7 @@ from conftest import HOME, ROOT, Graph
 from dagster._core.test_utils import freeze_time
 from typer.testing import CliRunner
 
-from command_line import demo, local, main
+from command_line import demo, local, main, terminal
 from command_line.load import load_paths, stage_name
 from customer_insights.errors import PermanentError, RetryableError
 
@@ -271,3 +271,14 @@ def test_status_without_snowflake_shows_what_dagster_knows(empty_graph: Graph, m
     assert "embedded cannot be used" in shown
     assert "nobody answers at 127.0.0.1:9" in shown
     assert "raw_reviews" in shown
+
+
+def test_numbers_stand_to_the_right_and_words_to_the_left():
+    table = terminal.summary("t", ["asset", "rows", "share"], [["reviews", "1,234", "5 %"], ["champion", "", None]])
+    assert [column.justify for column in table.columns] == ["left", "right", "right"]
+
+
+def test_a_long_review_ends_in_an_ellipsis_also_where_words_have_no_spaces():
+    text = "外形很漂亮，有买的冲动。" * 4
+    assert demo._excerpt(text) == text[: demo.EXCERPT_CHARACTERS - 1] + "…"
+    assert demo._excerpt(" as  it\nis ") == "as it is"
